@@ -1,0 +1,87 @@
+"""Checkpoints, by Orbax: written in the background, the newest and the best kept.
+
+A checkpoint has three parts: `params`, `rest` (optimiser and counters), and `progress`, a small JSON
+object. To sample, only the first is read.
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxgpt.errors import UserError
+from jaxgpt.trainer import TrainState
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it opens
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder`. Use as a context: leaving it waits for the last write."""
+
+    def __init__(self, folder: Path):
+        def val_loss(metrics):
+            return metrics["val_loss"]
+
+        keep = [policies.LatestN(1), policies.BestN(get_metric_fn=val_loss, reverse=True, n=1)]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=val_loss,
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+        )
+        self.folder = folder
+        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.manager.close()
+
+    def save(self, state: TrainState, progress: dict[str, Any], val_loss: float = math.inf) -> None:
+        """Starts to write `state`; the least `val_loss` makes the best checkpoint, none is never the best."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            rest=ocp.args.StandardSave(state._replace(params={})),
+            progress=ocp.args.JsonSave(progress),
+        )
+        self.manager.save(int(state.step), args=items, metrics={"val_loss": val_loss}, force=True)
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint, laid out as `like` (shapes are enough) on this machine's device."""
+        parts = self._read(
+            self._step("newest"),
+            params=ocp.args.StandardRestore(_on_device(like.params)),
+            rest=ocp.args.StandardRestore(_on_device(like._replace(params={}))),
+            progress=ocp.args.JsonRestore(),
+        )
+        return parts["rest"]._replace(params=parts["params"]), parts["progress"]
+
+    def restore_params(self, like: Any, which: str = "newest") -> tuple[Any, int]:
+        """The weights alone, and their step; `which` is "newest" or "best"."""
+        step = self._step(which)
+        return self._read(step, params=ocp.args.StandardRestore(_on_device(like)))["params"], step
+
+    def _step(self, which: str) -> int:
+        step = self.manager.best_step() if which == "best" else self.manager.latest_step()
+        if step is None:
+            raise UserError(f"{self.folder} has no checkpoint yet: train for longer, or choose another run")
+        return step
+
+    def _read(self, step: int, **items) -> dict[str, Any]:
+        try:
+            return self.manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax has no exception of its own for a file that is not as it wrote it
+            raise UserError(
+                f"the checkpoint {self.folder / str(step)} cannot be read, it seems damaged; "
+                "remove that folder to fall back on an earlier one, if there is one"
+            ) from error
+
+
+def _on_device(like: Any) -> Any:
+    """`like` as shapes and types, to be put on this machine's first device whatever device wrote them."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)

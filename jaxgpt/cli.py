@@ -1,0 +1,133 @@
+"""The two commands: read the command line, call the library, say what went wrong in one line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jaxgpt import backend, fit, presets, run
+from jaxgpt.config import TrainConfig, validate
+from jaxgpt.errors import UserError
+
+
+def train(arguments: list[str] | None = None) -> int:
+    """`train.py`: returns the exit code."""
+    return _run(_train, arguments)
+
+
+def sample(arguments: list[str] | None = None) -> int:
+    """`sample.py`: returns the exit code."""
+    return _run(_sample, arguments)
+
+
+def _train(arguments: list[str]) -> None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--out", type=Path)
+    first.add_argument("--resume", action="store_true")
+    chosen, _ = first.parse_known_args(arguments)
+
+    # The defaults that --help shows, and that flags change, are those of the preset or of the run.
+    if chosen.resume:
+        path = chosen.out or run.newest(chosen.preset)
+        start = run.read(path)[0]
+    else:
+        start = presets.preset(chosen.preset or backend.default_preset())
+
+    def command(
+        config: tyro.conf.OmitArgPrefixes[TrainConfig] = start,
+        out: Path | None = None,
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ) -> tuple[TrainConfig, Path | None, bool]:
+        """Train a GPT, and leave it in a folder below runs/.
+
+        Args:
+            config: the recipe.
+            out: Folder to make for the run, or to resume; by default runs/PRESET, or the next free name.
+            resume: Go on with the run in --out, or with the newest one (of the --preset, if given).
+        """
+        return config, out, resume
+
+    config, out, _ = tyro.cli(command, args=arguments, prog="train.py")
+    if not chosen.resume:
+        fit.train(config, out=out)
+        return
+    validate(config)
+    changed = sorted(_flat(config).items() - _flat(start).items())
+    if others := [name for name, _ in changed if name != "max_steps"]:
+        raise UserError(f"--resume goes on with the run as it was: leave out {', '.join(others)}, or start a new run")
+    fit.resume(path, max_steps=dict(changed).get("max_steps"))
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    values = {**vars(config), **vars(config.model)}
+    values.pop("model")
+    return values
+
+
+def _sample(arguments: list[str]) -> None:
+    def command(
+        run: Path | None = None,
+        checkpoint: Literal["newest", "best"] = "newest",
+        prompt: str | None = None,
+        tokens: int = 500,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Write text with a trained GPT.
+
+        Args:
+            run: Folder of the run; by default the one below runs/ that was trained last.
+            checkpoint: The newest one, or the best by its validation loss.
+            prompt: Text to continue; by default a line break.
+            tokens: Length of the new text, in tokens (characters); longer than the model's block_size is fine.
+            temperature: Divides the logits: below 1 is bolder, above 1 wilder, 0 always takes the likeliest.
+            top_k: Draw from the k likeliest tokens only; 0 for all.
+            top_p: Draw from the likeliest tokens that together have this probability; 1 for all.
+            min_p: Draw only tokens with this share of the likeliest one's probability; 0 for all.
+            samples: How many texts to write.
+            seed: The same seed gives the same text.
+        """
+        return locals()
+
+    options = tyro.cli(command, args=arguments, prog="sample.py")
+    trained = run.load(options.pop("run"), options.pop("checkpoint"))
+    prompt = options["prompt"] or ""
+    if options["samples"] == 1:
+        pieces = trained.stream(**options)
+        sys.stdout.write(prompt)
+        for (text,) in pieces:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        print()
+    else:
+        for i, text in enumerate(trained.samples(**options)):
+            print(f"{'─' * 24} {i + 1}\n{text}")
+
+
+def _run(command: Callable[[list[str]], None], arguments: list[str] | None) -> int:
+    try:
+        command(sys.argv[1:] if arguments is None else arguments)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except fit.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `sample.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (fit.Diverged, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1

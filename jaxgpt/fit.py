@@ -1,0 +1,292 @@
+"""A run from start to end: `train` begins one, `resume` goes on with one, both return a `Run`.
+
+The loop and what it does beside training: evaluate, sample, log, save, stop when asked to.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxgpt import backend, batches, corpus, precision, report, run, sampling, trainer
+from jaxgpt.checkpoints import Checkpoints
+from jaxgpt.config import TrainConfig, override, validate
+from jaxgpt.errors import UserError
+from jaxgpt.report import duration
+from jaxgpt.run import Run
+from jaxgpt.signals import StopRequest
+from jaxgpt.tokenizer import CharTokenizer
+
+MAX_SKIPPED = 25  # updates in a row with a gradient that is not finite, before a run gives up
+TIMED_STEPS = 3  # before a run can say how long it will take
+LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a word
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C, SIGTERM), has saved itself, and can be resumed."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Diverged(RuntimeError):
+    """The gradients stopped being finite numbers; the last good checkpoint is kept."""
+
+
+def train(config: TrainConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
+    """Trains a model from scratch, in a new folder.
+
+    Args:
+        config: the recipe, as from `jaxgpt.preset`.
+        out: the folder to make; None makes `runs/PRESET`, or the next free name after it.
+        quiet: print nothing.
+
+    Raises:
+        UserError: for a config that cannot be run, data that cannot be read, a folder that exists.
+        Interrupted: after Ctrl-C or SIGTERM, when the run is saved.
+        Diverged: when the gradient is not finite `MAX_SKIPPED` times in a row.
+    """
+    backend.setup()
+    validate(config)
+    out = None if out is None else Path(out)
+    if out is not None and out.exists():  # said before the text is fetched
+        raise UserError(f"{out} exists and is not overwritten: choose another --out, or --resume it")
+    text = corpus.load(config.data)
+    tokenizer = CharTokenizer.train(text)
+    if config.model.vocab_size not in (0, tokenizer.vocab_size):
+        raise UserError(f"vocab_size is {config.model.vocab_size}, but the text has {tokenizer.vocab_size} characters")
+    config = override(config, vocab_size=tokenizer.vocab_size)
+    tokens = tokenizer.encode(text)
+    _check_length(tokens, config)
+    return _Fit(run.create(out, config, tokenizer), config, tokenizer, tokens, quiet).from_scratch()
+
+
+def resume(path: str | Path, *, max_steps: int | None = None, quiet: bool = False) -> Run:
+    """Goes on with an interrupted run, bit for bit as if it had never stopped.
+
+    Args:
+        path: the run's folder.
+        max_steps: a new end, to train a finished run for longer; None keeps the run's own. Under the
+            cosine schedule the step size follows the new curve from here on.
+        quiet: print nothing.
+
+    Raises:
+        UserError, Interrupted, Diverged: as `train`; and UserError when the run has reached its end or
+            its text has changed.
+    """
+    backend.setup()
+    path = Path(path)
+    config, tokenizer = run.read(path)
+    config = validate(config if max_steps is None else override(config, max_steps=max_steps))
+    tokens = tokenizer.encode(corpus.load(config.data))
+    _check_length(tokens, config)
+    return _Fit(path, config, tokenizer, tokens, quiet).from_checkpoint()
+
+
+def _check_length(tokens: np.ndarray, config: TrainConfig) -> None:
+    """The validation split, the smaller one, must hold a window and the target of its last token."""
+    shortest, block_size = min(map(len, batches.split(tokens))), config.model.block_size
+    if shortest <= block_size:
+        raise UserError(
+            f"the text is too short: of its {len(tokens)} characters {shortest} are for validation, and a window "
+            f"of block_size {block_size} needs {block_size + 1}; take more text or a smaller --block-size"
+        )
+
+
+class Progress(NamedTuple):
+    """What a checkpoint tells of its run, beside the state."""
+
+    data_sha256: str
+    seconds: float = 0.0
+    best_val_loss: float = float("inf")
+    best_step: int = 0
+
+
+class _Fit:
+    """One run in the making: its compiled functions, its files, and what is said of it."""
+
+    def __init__(self, path: Path, config: TrainConfig, tokenizer: CharTokenizer, tokens: np.ndarray, quiet: bool):
+        self.path, self.config, self.tokenizer = path, config, tokenizer
+        self.device = jax.devices()[0]
+        self.dtype, self.dtype_reason = precision.choose(config.dtype, self.device)
+        self.train_tokens, self.val_tokens = (jnp.asarray(part) for part in batches.split(tokens))
+        self.train_step = trainer.make_train_step(config, self.dtype)
+        self.evaluate = trainer.make_evaluate(config, self.dtype)
+        self.report = report.Report(quiet)
+        self.progress = Progress(hashlib.sha256(tokens.tobytes()).hexdigest())
+        self.rows: list[dict[str, Any]] = []
+        self.began = time.monotonic()
+
+    def init_state(self) -> trainer.TrainState:
+        return trainer.init_state(self.config, self.dtype)
+
+    def from_scratch(self) -> Run:
+        with Checkpoints(self.path / "checkpoints") as checkpoints:
+            state = jax.jit(self.init_state)()
+            self.banner(state)
+            return self.run(state, checkpoints)
+
+    def from_checkpoint(self) -> Run:
+        with Checkpoints(self.path / "checkpoints") as checkpoints:
+            state, progress = checkpoints.restore(jax.eval_shape(self.init_state))
+            progress, step = Progress(**progress), int(state.step)
+            if progress.data_sha256 != self.progress.data_sha256:
+                raise UserError(f"{self.config.data} is no longer the text that {self.path} was trained on")
+            if step >= self.config.max_steps:
+                raise UserError(f"{self.path} has done its {step} steps; to go on, give a larger --max-steps")
+            self.progress = progress
+            self.began -= progress.seconds
+            self.rows = [row for row in run.read_metrics(self.path) if row["step"] <= step]
+            self.banner(state)
+            self.report.note(f"going on after step {step}\n")
+            return self.run(state, checkpoints)
+
+    def run(self, state: trainer.TrainState, checkpoints: Checkpoints) -> Run:
+        report.write_rows(self.path, self.rows)
+        with self.report, StopRequest() as stop:
+            state = self.loop(state, checkpoints, stop)
+        run.write_config(self.path, self.config)  # max_steps may be new
+        self.farewell()
+        model = nnx.merge(trainer.graph(self.config.model), state.params)
+        return Run(self.path, self.config, self.tokenizer, model, int(state.step))
+
+    def loop(self, state: trainer.TrainState, checkpoints: Checkpoints, stop: StopRequest) -> trainer.TrainState:
+        step, last = int(state.step), self.config.max_steps
+        self.first = step
+        if step == 0:
+            self.add_row({"step": 0}, self.evaluation(state, 0))
+        fresh, pending = True, None
+        while step < last:
+            state, metrics = self.train_step(state, self.train_tokens)
+            if fresh:  # the call before this line compiled; its time is no step's
+                self.clock, fresh = Clock(step), False
+            if pending is not None:  # a step late, so that the device never waits for Python
+                self.add_row(self.row(*pending), {})
+            step, pending = step + 1, (step + 1, metrics)
+            evaluate = step % self.config.eval_interval == 0 or step == last
+            if not (evaluate or stop.signal_number):
+                continue
+            row = self.row(*pending)
+            losses = self.evaluation(state, step) if evaluate else {}
+            self.add_row(row, losses)
+            self.save(checkpoints, state, losses)
+            fresh, pending = True, None
+            if stop.signal_number and step < last:
+                self.interrupted(step, stop.signal_number)
+        return state
+
+    def save(self, checkpoints: Checkpoints, state: trainer.TrainState, losses: dict[str, float]) -> None:
+        self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
+        checkpoints.save(state, self.progress._asdict(), losses.get("val_loss", float("inf")))
+        report.plot(self.rows, f"{self.path.name}: {self.config.data}", self.path / "loss.png")
+
+    def row(self, step: int, metrics: trainer.Metrics) -> dict[str, Any]:
+        """The row of metrics.jsonl for an update; waits until the device has done it."""
+        loss, grad_norm, learning_rate, loss_scale, skipped = (x.item() for x in jax.device_get(metrics))
+        if skipped >= MAX_SKIPPED:
+            raise Diverged(
+                f"the gradient was not finite {skipped} times in a row, up to step {step}; the last good "
+                f"checkpoint is in {self.path}. Try a lower --learning-rate, a --grad-clip, or --dtype float32"
+            )
+        step_seconds = self.clock.step_seconds(step)
+        if step == self.first + TIMED_STEPS:
+            self.warn_if_long(step, step_seconds)
+        row = {
+            "step": step,
+            "train_loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "step_seconds": step_seconds,
+            "tokens_per_second": self.config.batch_size * self.config.model.block_size / step_seconds,
+        }
+        return row | ({"loss_scale": loss_scale, "skipped": skipped} if self.dtype == jnp.float16 else {})
+
+    def evaluation(self, state: trainer.TrainState, step: int) -> dict[str, float]:
+        """Both losses on the fixed windows, and of the whole validation split after the last step."""
+        count = self.config.eval_windows
+        losses = {
+            "eval_train_loss": self.loss(state, self.train_tokens, count),
+            "val_loss": self.loss(state, self.val_tokens, count),
+        }
+        if step == self.config.max_steps:
+            losses["final_val_loss"] = self.loss(state, self.val_tokens, None)
+        best = losses["val_loss"] < self.progress.best_val_loss
+        if best:
+            self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=step)
+        self.report.evaluation(step, losses["eval_train_loss"], losses["val_loss"], best, self.sample(state))
+        return losses
+
+    def loss(self, state: trainer.TrainState, tokens: jax.Array, count: int | None) -> float:
+        windows = trainer.eval_windows(self.config, tokens.shape[0], count)
+        return self.evaluate(state.params, tokens, *windows).item()
+
+    def sample(self, state: trainer.TrainState) -> str:
+        if self.config.sample_tokens == 0:
+            return ""
+        model = nnx.merge(trainer.graph(self.config.model), state.params)
+        prompt = self.tokenizer.encode(self.tokenizer.start)
+        return self.tokenizer.decode(sampling.generate(model, prompt, self.config.sample_tokens)[0])
+
+    def add_row(self, row: dict[str, Any], losses: dict[str, float]) -> None:
+        """To metrics.jsonl, if it is this step's turn, and to the progress line."""
+        if losses or row["step"] % self.config.log_interval == 0:
+            self.rows.append(row | losses)
+            report.append_row(self.path, self.rows[-1])
+            self.clock = Clock(row["step"])
+        if not losses:
+            self.report.step(row, self.config.max_steps)
+
+    def warn_if_long(self, step: int, step_seconds: float) -> None:
+        """Once, where a CPU would take long: how long, and what else there is."""
+        seconds = (self.config.max_steps - step) * step_seconds
+        if self.device.platform == "cpu" and seconds > LONG_RUN_SECONDS:
+            self.report.note(
+                f"at {step_seconds:.1f} s a step, as the first ones took, this run needs "
+                f"{duration(seconds)} on this CPU; python train.py --preset cpu is done in a few minutes\n"
+            )
+
+    def banner(self, state: trainer.TrainState) -> None:
+        c, m = self.config, self.config.model
+        n_params = sum(p.size for p in jax.tree.leaves(state.params))
+        train, val = len(self.train_tokens), len(self.val_tokens)
+        self.report.banner(
+            {
+                "device": backend.describe(self.device),
+                "dtype": f"{self.dtype}, {self.dtype_reason}",
+                "model": f"{n_params:,} parameters: {m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide",
+                "data": f"{c.data}: {train:,} tokens to train on, {val:,} to validate, {m.vocab_size} different ones",
+                "step": f"{c.batch_size * m.block_size:,} tokens: {c.batch_size} windows of {m.block_size}",
+                "run": f"{self.path}, {c.max_steps:,} steps",
+            }
+        )
+
+    def farewell(self) -> None:
+        """The result, and what to type next."""
+        p = self.progress
+        self.report.note(
+            f"\n{self.config.max_steps} steps in {duration(p.seconds)}. Best val loss {p.best_val_loss:.4f}, after step "
+            f"{p.best_step}.\nLoss over the whole validation split, after the last step: "
+            f"{self.rows[-1]['final_val_loss']:.4f}.\n\n    python sample.py --run {self.path} --tokens 500\n"
+        )
+
+    def interrupted(self, step: int, signal_number: int) -> None:
+        raise Interrupted(
+            f"stopped and saved after step {step}. To go on:\n\n    python train.py --resume --out {self.path}\n",
+            signal_number,
+        )
+
+
+class Clock:
+    """Mean seconds an update since it was started, after update `step`."""
+
+    def __init__(self, step: int):
+        self.step, self.began = step, time.monotonic()
+
+    def step_seconds(self, step: int) -> float:
+        return (time.monotonic() - self.began) / (step - self.step)

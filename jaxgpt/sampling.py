@@ -1,0 +1,141 @@
+"""Text out of a model: one token after another, each drawn from the model's own next-token odds.
+
+Two programs are compiled, once each: `_read`, which takes a whole window of text into the cache, and
+`_write`, which draws a few tokens. When the cache is full, the second half of what it holds is read
+afresh and writing goes on: a text can be of any length, and the model sees between `block_size / 2`
+and `block_size` tokens of it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxgpt.errors import UserError
+from jaxgpt.model import Cache, empty_cache
+
+CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
+
+
+class Sampler(NamedTuple):
+    """How a token is drawn from the logits. Hashable, so that a compiled program belongs to it."""
+
+    temperature: float = 1.0
+    """Divides the logits: below 1 bolder, above 1 wilder; 0 always takes the likeliest."""
+    top_k: int = 0
+    """Only the k likeliest tokens may be drawn; 0 for all. Fan et al. 2018, https://arxiv.org/abs/1805.04833."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability; 1 for all. https://arxiv.org/abs/1904.09751."""
+    min_p: float = 0.0
+    """Only tokens with at least this share of the likeliest one's probability. https://arxiv.org/abs/2407.01082."""
+
+    def check(self) -> "Sampler":
+        """Returns itself, or raises `UserError` with every value that makes no sense."""
+        wrong = []
+        if not 0 <= self.temperature < float("inf"):
+            wrong.append(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k < 0:
+            wrong.append(f"top_k must be 0 (all) or more, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            wrong.append(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            wrong.append(f"min_p must be from 0 to 1, not {self.min_p}")
+        if wrong:
+            raise UserError("; ".join(wrong))
+        return self
+
+    def draw(self, logits: jax.Array, key: jax.Array) -> jax.Array:
+        """One token from the logits (V,) of one sequence."""
+        if self.temperature == 0:
+            return jnp.argmax(logits).astype(jnp.int32)
+        return jax.random.categorical(key, self.filter(logits / self.temperature)).astype(jnp.int32)
+
+    def filter(self, logits: jax.Array) -> jax.Array:
+        """The logits (V,) with those of tokens that may not be drawn at minus infinity."""
+        if 0 < self.top_k < logits.shape[-1]:
+            logits = jnp.where(logits >= jax.lax.top_k(logits, self.top_k)[0][-1], logits, -jnp.inf)
+        if self.top_p < 1:
+            order = jnp.argsort(-logits)
+            odds = jax.nn.softmax(logits[order])
+            keep = jnp.cumsum(odds) - odds < self.top_p  # the one that crosses top_p is still in
+            logits = jnp.where(jnp.zeros_like(keep).at[order].set(keep), logits, -jnp.inf)
+        if self.min_p > 0:
+            odds = jax.nn.softmax(logits)
+            logits = jnp.where(odds >= self.min_p * odds.max(), logits, -jnp.inf)
+        return logits
+
+
+class _Writing(NamedTuple):
+    """Where a generation stands between two calls."""
+
+    cache: Cache
+    logits: jax.Array  # (B, V), of the token to come
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(graphdef: nnx.GraphDef, params, window: jax.Array, length: jax.Array) -> _Writing:
+    """Takes the first `length` tokens of `window` (B, S) into a fresh cache."""
+    model = nnx.merge(graphdef, params)
+    logits, cache = model.decode(window, empty_cache(model.config, window.shape[0]))
+    # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
+    return _Writing(cache._replace(length=length), logits[:, length - 1])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _write(graphdef: nnx.GraphDef, sampler: Sampler, n: int, params, writing: _Writing, keys, first: jax.Array):
+    """Draws `n` tokens, the `first`-th and on: the new state and (B, n) tokens."""
+    model = nnx.merge(graphdef, params)
+
+    def one(writing: _Writing, i: jax.Array):
+        tokens = jax.vmap(sampler.draw)(writing.logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i))  # (B,)
+        logits, cache = model.decode(tokens[:, None], writing.cache)
+        return _Writing(cache, logits[:, 0]), tokens
+
+    writing, tokens = jax.lax.scan(one, writing, first + jnp.arange(n))
+    return writing, tokens.T
+
+
+def stream(
+    model: nnx.Module, prompt: np.ndarray, tokens: int, seed: int = 0, sampler: Sampler = Sampler(), samples: int = 1
+) -> Iterator[np.ndarray]:
+    """Continues `prompt` and yields the new tokens as they come.
+
+    Args:
+        model: a `GPT`.
+        prompt: (P,) token ids, at least one; of a long prompt the last `block_size` are read.
+        tokens: how many to write.
+        seed: decides the draws. Sample i is the same however many are drawn beside it.
+        samples: continuations to write side by side (B).
+
+    Yields:
+        (B, n) token ids, `tokens` of them in all.
+    """
+    S = model.config.block_size
+    graphdef, state = nnx.split(model)
+    params = nnx.to_pure_dict(state)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+    text = np.tile(np.asarray(prompt, np.int32), (samples, 1))  # (B, P), grows
+    chunk = max(1, min(CHUNK, S // 2))
+    keep = max(1, S - chunk)  # of the prompt; later, when the cache is full, half of it
+    room = 0
+    for first in range(0, tokens, chunk):
+        if room < chunk:
+            kept = text[:, -keep:]
+            window = np.zeros((samples, S), np.int32)
+            window[:, : kept.shape[1]] = kept
+            writing = _read(graphdef, params, window, jnp.int32(kept.shape[1]))
+            room, keep = S - kept.shape[1], max(1, S // 2)
+        writing, new = _write(graphdef, sampler, chunk, params, writing, keys, jnp.int32(first))
+        room -= chunk
+        new = np.asarray(new)[:, : tokens - first]
+        text = np.concatenate([text, new], axis=1)
+        yield new
+
+
+def generate(model: nnx.Module, prompt: np.ndarray, tokens: int, **how) -> np.ndarray:
+    """`stream`, waited for: (B, tokens)."""
+    return np.concatenate(list(stream(model, prompt, tokens, **how)), axis=1)

@@ -1,0 +1,150 @@
+"""One step of training and one evaluation, as pure functions: state in, state out.
+
+Nothing here reads a file, prints, or keeps anything between calls; `fit.py` does that around it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxgpt import batches, optimizer, precision
+from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.model import GPT
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes, and so everything that a checkpoint holds."""
+
+    step: jax.Array  # () int32, updates done
+    params: Any  # nested dict of float32 arrays
+    opt_state: Any  # optax's
+    loss_scale: precision.LossScale
+    skipped: jax.Array  # () int32, updates in a row left out for a gradient that was not finite
+
+
+class Metrics(NamedTuple):
+    """What a step tells of itself."""
+
+    loss: jax.Array  # mean over the batch, in nats a token
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+    loss_scale: jax.Array
+    skipped: jax.Array
+
+
+def init_params(config: ModelConfig, seed: int):
+    """Fresh weights, as a nested dict of arrays."""
+    return nnx.to_pure_dict(nnx.state(GPT(config, nnx.Rngs(seed)), nnx.Param))
+
+
+def graph(config: ModelConfig) -> nnx.GraphDef:
+    """The model without its weights: `nnx.merge(graph(config), params)` is the model."""
+    return nnx.split(nnx.eval_shape(lambda: GPT(config, nnx.Rngs(0))))[0]
+
+
+def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
+    """The state before the first step."""
+    params = init_params(config.model, config.seed)
+    opt_state = optimizer.build(config).init(params)
+    return TrainState(jnp.int32(0), params, opt_state, precision.initial_scale(dtype), jnp.int32(0))
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Each target's loss in nats: (B, T, V) and (B, T) to (B, T)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
+    """The jitted `train_step(state, tokens) -> (state, metrics)`.
+
+    `tokens` (N,) is the whole training text, from which the step draws its own batch. The state that
+    is handed in is used up: its memory becomes the new state's.
+    """
+    graphdef = graph(config.model)
+    tx = optimizer.build(config)
+    schedule = optimizer.learning_rate(config)
+
+    def loss_fn(params, x, y, key, scale):
+        model = nnx.merge(graphdef, precision.cast(params, dtype))
+        loss = cross_entropy(model(x, key), y).mean()
+        return loss * scale, loss
+
+    def loss_and_grads(params, x, y, key, scale):
+        """Mean loss and gradients over the batch (B, T), one micro-batch after another."""
+        n = config.micro_batches
+        if n == 1:
+            (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, x, y, key, scale)
+            return loss, grads
+
+        def add(total, part):
+            (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *part, scale)
+            return jax.tree.map(jnp.add, total, (loss, grads)), None
+
+        parts = (x.reshape(n, -1, x.shape[1]), y.reshape(n, -1, y.shape[1]), jax.random.split(key, n))
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda t: t / n, total)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch_key, dropout_key = jax.random.split(key)
+        x, y = batches.random_windows(batch_key, tokens, config.batch_size, config.model.block_size)
+        scale = state.loss_scale.factor
+        loss, grads = loss_and_grads(state.params, x, y, dropout_key, scale)
+        grads = jax.tree.map(lambda g: g / scale, grads)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A gradient that is not finite must not reach the weights: such an update is left out.
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped)
+        scale = precision.adjust_scale(state.loss_scale, finite, dtype)
+        return TrainState(state.step + 1, params, opt_state, scale, skipped), metrics
+
+    return train_step
+
+
+def make_evaluate(config: TrainConfig, dtype: jnp.dtype) -> Callable:
+    """The jitted `evaluate(params, tokens, starts, skips) -> mean loss` over windows of a text.
+
+    `starts` and `skips` are those of `batches.fixed_windows`. Dropout is off.
+    """
+    graphdef = graph(config.model)
+    block_size = config.model.block_size
+
+    @jax.jit
+    def evaluate(params, tokens, starts, skips):
+        model_params = precision.cast(params, dtype)
+
+        def add(total, part):
+            starts, skips = part
+            x, y = batches.windows(tokens, starts, block_size)
+            counts = jnp.arange(block_size) >= skips[:, None]  # (B, T)
+            losses = cross_entropy(nnx.merge(graphdef, model_params)(x), y)
+            return (total[0] + (losses * counts).sum(), total[1] + counts.sum()), None
+
+        (loss, count), _ = jax.lax.scan(add, (jnp.float32(0), jnp.int32(0)), (starts, skips))
+        return loss / count
+
+    return evaluate
+
+
+def eval_windows(config: TrainConfig, n_tokens: int, count: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """`batches.fixed_windows` in rows of the batch size, (W / B, B); what fills the last row does not count."""
+    block_size, rows = config.model.block_size, config.batch_size
+    starts, skips = batches.fixed_windows(n_tokens, block_size, count)
+    missing = -len(starts) % rows
+    starts = jnp.pad(jnp.asarray(starts), (0, missing))
+    skips = jnp.pad(jnp.asarray(skips), (0, missing), constant_values=block_size)
+    return starts.reshape(-1, rows), skips.reshape(-1, rows)

@@ -1,0 +1,8 @@
+"""Train a GPT: `python train.py`, `python train.py --preset t4`, `python train.py --help`."""
+
+import sys
+
+from jaxgpt.cli import train
+
+if __name__ == "__main__":
+    sys.exit(train())
