@@ -4,14 +4,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from jaxgpt import backend, fit, presets, run
-from jaxgpt.config import TrainConfig, validate
+from jaxgpt.config import ModelConfig, TrainConfig, validate
 from jaxgpt.errors import UserError
+
+TRAIN_HELP = f"""Train a GPT, and leave it in a folder below runs/.
+
+Presets: {", ".join(presets.PRESETS)}. The defaults below are those of the chosen one."""
 
 
 def train(arguments: list[str] | None = None) -> int:
@@ -25,7 +30,8 @@ def sample(arguments: list[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _check_numbers(arguments)
+    first = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--out", type=Path)
     first.add_argument("--resume", action="store_true")
@@ -43,16 +49,15 @@ def _train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: tyro.conf.FlagCreatePairsOff[bool] = False,
     ) -> tuple[TrainConfig, Path | None, bool]:
-        """Train a GPT, and leave it in a folder below runs/.
-
+        """
         Args:
-            config: the recipe.
+            config: The run.
             out: Folder to make for the run, or to resume; by default runs/PRESET, or the next free name.
             resume: Go on with the run in --out, or with the newest one (of the --preset, if given).
         """
         return config, out, resume
 
-    config, out, _ = tyro.cli(command, args=arguments, prog="train.py")
+    config, out, _ = tyro.cli(command, args=arguments, prog="train.py", description=TRAIN_HELP)
     if not chosen.resume:
         fit.train(config, out=out)
         return
@@ -61,6 +66,23 @@ def _train(arguments: list[str]) -> None:
     if others := [name for name, _ in changed if name != "max_steps"]:
         raise UserError(f"--resume goes on with the run as it was: leave out {', '.join(others)}, or start a new run")
     fit.resume(path, max_steps=dict(changed).get("max_steps"))
+
+
+def _check_numbers(arguments: list[str]) -> None:
+    """Raises `UserError` with every flag whose value is not the number it should be (tyro stops at the first)."""
+    parser = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
+    kinds = {f.name: f.type for f in (*fields(TrainConfig), *fields(ModelConfig)) if f.type in (int, float)}
+    for name in kinds:
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
+    wrong = []
+    for name, value in vars(parser.parse_known_args(arguments)[0]).items():
+        try:
+            kinds[name](value or 0)
+        except ValueError:
+            kind = "a whole number" if kinds[name] is int else "a number"
+            wrong.append(f"--{name.replace('_', '-')} takes {kind}, not {value!r}")
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class TrainConfig:
     """One training run: data, model, optimiser, and what is looked at on the way."""
 
     preset: str = "custom"
-    """The recipe to start from; it names the run's folder. Left out: `t4` on a GPU, else `cpu`."""
+    """The recipe to start from; it names the run's folder. Left out: the best one for this machine."""
     data: str = "tinyshakespeare"
     """`tinyshakespeare`, or the path of a UTF-8 text file or of a folder of .txt files."""
     seed: int = 1337
@@ -173,11 +173,9 @@ def _value_problems(config: TrainConfig) -> list[str]:
     problems = [f"{name} must be above 0, not {value}" for name, value in positive.items() if value <= 0]
     problems += [f"{name} must be 0 or more, not {value}" for name, value in not_negative.items() if value < 0]
     problems += [f"{n} must be 0 or more and below 1, not {v}" for n, v in shares.items() if not 0 <= v < 1]
-    if problems:
-        return problems
-    if m.n_embd % m.n_head:
+    if m.n_head > 0 and m.n_embd % m.n_head:
         problems.append(f"n_head ({m.n_head}) must divide n_embd ({m.n_embd})")
-    if c.batch_size % c.micro_batches:
+    if c.micro_batches > 0 and c.batch_size % c.micro_batches:
         problems.append(f"micro_batches ({c.micro_batches}) must divide batch_size ({c.batch_size})")
     if c.seed >= 2**32:
         problems.append(f"seed must be below 2**32, not {c.seed}")

@@ -270,9 +270,9 @@ class _Fit:
         """The result, and what to type next."""
         p = self.progress
         self.report.note(
-            f"\n{self.config.max_steps} steps in {duration(p.seconds)}. Best val loss {p.best_val_loss:.4f}, after step "
-            f"{p.best_step}.\nLoss over the whole validation split, after the last step: "
-            f"{self.rows[-1]['final_val_loss']:.4f}.\n\n    python sample.py --run {self.path} --tokens 500\n"
+            f"\n{self.config.max_steps} steps in {duration(p.seconds)}. "
+            f"Best val loss {p.best_val_loss:.4f}, after step {p.best_step}.\n"
+            f"Loss over the whole validation split, after the last step: {self.rows[-1]['final_val_loss']:.4f}.\n\n    python sample.py --run {self.path} --tokens 500\n"
         )
 
     def interrupted(self, step: int, signal_number: int) -> None:

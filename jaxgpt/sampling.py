@@ -100,7 +100,7 @@ def _write(graphdef: nnx.GraphDef, sampler: Sampler, n: int, params, writing: _W
 
 
 def stream(
-    model: nnx.Module, prompt: np.ndarray, tokens: int, seed: int = 0, sampler: Sampler = Sampler(), samples: int = 1
+    model: nnx.Module, prompt: np.ndarray, tokens: int, seed: int = 0, sampler: Sampler | None = None, samples: int = 1
 ) -> Iterator[np.ndarray]:
     """Continues `prompt` and yields the new tokens as they come.
 
@@ -109,6 +109,7 @@ def stream(
         prompt: (P,) token ids, at least one; of a long prompt the last `block_size` are read.
         tokens: how many to write.
         seed: decides the draws. Sample i is the same however many are drawn beside it.
+        sampler: how each is drawn; None is `Sampler()`.
         samples: continuations to write side by side (B).
 
     Yields:
@@ -129,7 +130,7 @@ def stream(
             window[:, : kept.shape[1]] = kept
             writing = _read(graphdef, params, window, jnp.int32(kept.shape[1]))
             room, keep = S - kept.shape[1], max(1, S // 2)
-        writing, new = _write(graphdef, sampler, chunk, params, writing, keys, jnp.int32(first))
+        writing, new = _write(graphdef, sampler or Sampler(), chunk, params, writing, keys, jnp.int32(first))
         room -= chunk
         new = np.asarray(new)[:, : tokens - first]
         text = np.concatenate([text, new], axis=1)

@@ -1,0 +1,50 @@
+"""What the tests share: a made-up text, a small model, an out-of-the-way cache."""
+
+import os
+import tempfile
+
+# Before anything of ours is imported: compiled programs are cached, but not in the user's folder.
+os.environ.setdefault("JAXGPT_HOME", os.path.join(tempfile.gettempdir(), "jaxgpt-tests"))
+
+import numpy as np
+import pytest
+
+import jaxgpt
+
+SPEAKERS = ("ROMEO", "JULIET", "NURSE")
+WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """A few thousand characters of nonsense dialogue, the same in every session."""
+    rng = np.random.default_rng(0)
+    lines = (f"{rng.choice(SPEAKERS)}:\n{' '.join(rng.choice(WORDS, 6))}.\n" for _ in range(200))
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def text_file(text, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(text_file) -> jaxgpt.TrainConfig:
+    """A run that takes a second: two layers, 16 wide, on the made-up text."""
+    return jaxgpt.preset(
+        "cpu",
+        data=str(text_file),
+        n_layer=2,
+        n_head=2,
+        n_embd=16,
+        block_size=16,
+        batch_size=4,
+        max_steps=6,
+        warmup_steps=2,
+        eval_interval=3,
+        eval_windows=8,
+        log_interval=1,
+        sample_tokens=8,
+    )
