@@ -21,12 +21,12 @@ Presets: {", ".join(presets.PRESETS)}. The defaults below are those of the chose
 
 def train(arguments: list[str] | None = None) -> int:
     """`train.py`: returns the exit code."""
-    return _run(_train, arguments)
+    return run_command(_train, arguments)
 
 
 def sample(arguments: list[str] | None = None) -> int:
     """`sample.py`: returns the exit code."""
-    return _run(_sample, arguments)
+    return run_command(_sample, arguments)
 
 
 def _train(arguments: list[str]) -> None:
@@ -135,7 +135,8 @@ def _sample(arguments: list[str]) -> None:
             print(f"{'─' * 24} {i + 1}\n{text}")
 
 
-def _run(command: Callable[[list[str]], None], arguments: list[str] | None) -> int:
+def run_command(command: Callable[[list[str]], None], arguments: list[str] | None) -> int:
+    """Runs `command` and returns the exit code; what the user can mend is told in one line."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
         return 0

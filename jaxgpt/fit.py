@@ -253,13 +253,13 @@ class _Fit:
 
     def banner(self, state: trainer.TrainState) -> None:
         c, m = self.config, self.config.model
-        n_params = sum(p.size for p in jax.tree.leaves(state.params))
+        size = sum(p.size for p in jax.tree.leaves(state.params))
         train, val = len(self.train_tokens), len(self.val_tokens)
         self.report.banner(
             {
                 "device": backend.describe(self.device),
                 "dtype": f"{self.dtype}, {self.dtype_reason}",
-                "model": f"{n_params:,} parameters: {m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide",
+                "model": f"{m.architecture}, {size:,} parameters, {m.n_layer} layers of {m.n_head} heads, {m.n_embd} wide",
                 "data": f"{c.data}: {train:,} tokens to train on, {val:,} to validate, {m.vocab_size} different ones",
                 "step": f"{c.batch_size * m.block_size:,} tokens: {c.batch_size} windows of {m.block_size}",
                 "run": f"{self.path}, {c.max_steps:,} steps",
@@ -272,7 +272,8 @@ class _Fit:
         self.report.note(
             f"\n{self.config.max_steps} steps in {duration(p.seconds)}. "
             f"Best val loss {p.best_val_loss:.4f}, after step {p.best_step}.\n"
-            f"Loss over the whole validation split, after the last step: {self.rows[-1]['final_val_loss']:.4f}.\n\n    python sample.py --run {self.path} --tokens 500\n"
+            f"Loss over the whole validation split, after the last step: {self.rows[-1]['final_val_loss']:.4f}.\n\n"
+            f"    python sample.py --run {self.path} --tokens 500\n"
         )
 
     def interrupted(self, step: int, signal_number: int) -> None:

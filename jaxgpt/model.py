@@ -28,13 +28,6 @@ class Cache(NamedTuple):
     length: jax.Array  # (), how many of the S places are filled
 
 
-def empty_cache(config: ModelConfig, batch_size: int, dtype=jnp.float32) -> Cache:
-    """A cache for `batch_size` sequences that have read nothing yet."""
-    shape = (batch_size, config.block_size, config.n_head, config.n_embd // config.n_head)
-    zeros = tuple(jnp.zeros(shape, dtype) for _ in range(config.n_layer))
-    return Cache(zeros, zeros, jnp.int32(0))
-
-
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales the rest up to keep its mean; without a key, `x` itself.
 
@@ -179,6 +172,13 @@ class GPT(nnx.Module):
         With a `key`, dropout is on.
         """
         return self._run(tokens, None, key)[0]
+
+    def empty_cache(self, batch_size: int) -> Cache:
+        """A cache for `batch_size` sequences that have read nothing yet."""
+        c = self.config
+        shape = (batch_size, c.block_size, c.n_head, c.n_embd // c.n_head)
+        zeros = tuple(jnp.zeros(shape, self.wte.embedding.dtype) for _ in self.h)
+        return Cache(zeros, zeros, jnp.int32(0))
 
     def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Reads `tokens` (B, T) after those in `cache`: logits (B, T, V) and the longer cache.

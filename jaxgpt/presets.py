@@ -5,6 +5,26 @@ from typing import Any
 from jaxgpt.config import ModelConfig, TrainConfig, override, suggest
 from jaxgpt.errors import UserError
 
+
+def _rung(architecture: str, max_steps: int) -> TrainConfig:
+    """A rung of the ladder, trained as in the lecture: AdamW as PyTorch has it, a constant step size."""
+    return TrainConfig(
+        preset=architecture,
+        model=ModelConfig(architecture=architecture, block_size=8, n_layer=3, n_head=4, n_embd=32),
+        batch_size=32,
+        max_steps=max_steps,
+        learning_rate=1e-3,
+        schedule="constant",
+        warmup_steps=0,
+        beta2=0.999,
+        weight_decay=0.01,
+        grad_clip=0.0,
+        eval_interval=500,
+        eval_windows=2000,
+        log_interval=50,
+    )
+
+
 PRESETS = {
     # nanoGPT's recipe for a laptop: val loss 1.88 by its README, on 20 random batches.
     "cpu": TrainConfig(
@@ -42,6 +62,13 @@ PRESETS = {
         grad_clip=0.0,
         eval_interval=500,
     ),
+    # The ladder below it, with the losses that docs/ladder.md compares.
+    "bigram": _rung("bigram", 10_000),
+    "head": _rung("head", 5_000),
+    "multihead": _rung("multihead", 5_000),
+    "feedforward": _rung("feedforward", 5_000),
+    "blocks": _rung("blocks", 5_000),
+    "layernorm": _rung("layernorm", 5_000),
 }
 
 

@@ -125,15 +125,21 @@ def read(path: Path) -> tuple[TrainConfig, CharTokenizer]:
 def create(path: Path | None, train_config: TrainConfig, tokenizer: CharTokenizer) -> Path:
     """Makes the folder of a new run; without a `path`, `runs/PRESET`, or -2, -3 ... where that is taken."""
     if path is None:
-        path, n = RUNS / train_config.preset, 2
-        while path.exists():
-            path, n = RUNS / f"{train_config.preset}-{n}", n + 1
+        path = free_name(train_config.preset)
     elif path.exists():
         raise UserError(f"{path} exists and is not overwritten: choose another --out, or --resume it")
     path.mkdir(parents=True)
     write_config(path, train_config)
     tokenizer.save(path / "tokenizer.json")
     (path / "metrics.jsonl").touch()
+    return path
+
+
+def free_name(name: str) -> Path:
+    """`runs/NAME`, or `runs/NAME-2` and so on where that is taken."""
+    path, n = RUNS / name, 2
+    while path.exists():
+        path, n = RUNS / f"{name}-{n}", n + 1
     return path
 
 

@@ -8,7 +8,7 @@ and `block_size` tokens of it.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 
 from jaxgpt.errors import UserError
-from jaxgpt.model import Cache, empty_cache
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
 
@@ -72,7 +71,7 @@ class Sampler(NamedTuple):
 class _Writing(NamedTuple):
     """Where a generation stands between two calls."""
 
-    cache: Cache
+    cache: Any  # the model's, with its `length`
     logits: jax.Array  # (B, V), of the token to come
 
 
@@ -80,7 +79,7 @@ class _Writing(NamedTuple):
 def _read(graphdef: nnx.GraphDef, params, window: jax.Array, length: jax.Array) -> _Writing:
     """Takes the first `length` tokens of `window` (B, S) into a fresh cache."""
     model = nnx.merge(graphdef, params)
-    logits, cache = model.decode(window, empty_cache(model.config, window.shape[0]))
+    logits, cache = model.decode(window, model.empty_cache(window.shape[0]))
     # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
     return _Writing(cache._replace(length=length), logits[:, length - 1])
 
@@ -105,7 +104,7 @@ def stream(
     """Continues `prompt` and yields the new tokens as they come.
 
     Args:
-        model: a `GPT`.
+        model: a `GPT`, or a rung of the ladder.
         prompt: (P,) token ids, at least one; of a long prompt the last `block_size` are read.
         tokens: how many to write.
         seed: decides the draws. Sample i is the same however many are drawn beside it.

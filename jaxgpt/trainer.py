@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxgpt import batches, optimizer, precision
+from jaxgpt import batches, ladder, optimizer, precision
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.model import GPT
 
@@ -37,14 +37,25 @@ class Metrics(NamedTuple):
     skipped: jax.Array
 
 
+def build(config: ModelConfig, seed: int) -> nnx.Module:
+    """A model with fresh weights: the GPT, or a rung of the ladder."""
+    architecture = GPT if config.architecture == "gpt" else ladder.RUNGS[config.architecture]
+    return architecture(config, nnx.Rngs(seed))
+
+
+def params_of(model: nnx.Module):
+    """The model's weights, as a nested dict of arrays."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
 def init_params(config: ModelConfig, seed: int):
     """Fresh weights, as a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(GPT(config, nnx.Rngs(seed)), nnx.Param))
+    return params_of(build(config, seed))
 
 
 def graph(config: ModelConfig) -> nnx.GraphDef:
     """The model without its weights: `nnx.merge(graph(config), params)` is the model."""
-    return nnx.split(nnx.eval_shape(lambda: GPT(config, nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: build(config, 0)))[0]
 
 
 def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:

@@ -12,7 +12,7 @@ import pytest
 import jaxgpt
 
 SPEAKERS = ("ROMEO", "JULIET", "NURSE")
-WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()
+WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")

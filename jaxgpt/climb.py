@@ -1,0 +1,177 @@
+"""Climbs the ladder: trains every rung, measures it as the lecture does, and writes the report.
+
+`python -m jaxgpt.ladder`, or with `--seeds 5` for the spread over seeds.
+"""
+
+import io
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from jaxgpt import backend, batches, cli, corpus, fit, ladder, presets, run, trainer
+from jaxgpt.errors import UserError
+
+PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung
+    "bigram": (2.47, 2.49),
+    "head": (2.40, 2.41),
+    "multihead": (2.27, 2.29),
+    "feedforward": (2.23, 2.24),
+    "blocks": (2.00, 2.08),
+    "layernorm": (1.98, 2.06),
+}
+LECTURE_BATCHES = 200  # random ones; their mean is the lecture's estimate of a loss
+MARKS = ("<!-- figures: python -m jaxgpt.ladder -->\n", "<!-- end of figures -->\n")
+
+
+@dataclass
+class Climbed:
+    """One rung, trained with one seed or more."""
+
+    name: str
+    parameters: int = 0
+    seconds: float = 0.0  # of the first seed's training, compilation included
+    losses: list[dict[str, float]] = field(default_factory=list)  # a seed each
+    curve: list[tuple[int, float]] = field(default_factory=list)  # the first seed's: step, validation loss
+    sample: str = ""
+
+    def loss(self, kind: str) -> str:
+        """Mean over the seeds, with the spread where there are several."""
+        values = [losses[kind] for losses in self.losses]
+        return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def measure(trained: run.Run) -> dict[str, float]:
+    """Train and validation loss, each over the lecture's random batches and over the whole split."""
+    config = trained.config
+    tokens = trained.tokenizer.encode(corpus.load(config.data))
+    evaluate = trainer.make_evaluate(config, jnp.dtype("float32"))
+    params = trainer.params_of(trained.model)
+    losses = {}
+    for i, (name, text) in enumerate(zip(("train", "val"), map(jnp.asarray, batches.split(tokens)), strict=True)):
+        shape = (LECTURE_BATCHES, config.batch_size)
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        starts = jax.random.randint(key, shape, 0, len(text) - config.model.block_size)
+        losses[name] = evaluate(params, text, starts, jnp.zeros(shape, jnp.int32)).item()
+        losses[f"whole {name}"] = evaluate(params, text, *trainer.eval_windows(config, len(text))).item()
+    return losses
+
+
+def climb(name: str, out: Path, seeds: int, max_steps: int | None) -> Climbed:
+    """Trains the rung `name` into folders below `out`."""
+    climbed = Climbed(name)
+    changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
+    for seed in range(1337, 1337 + seeds):
+        began = time.monotonic()
+        folder = out / (name if seed == 1337 else f"{name}-seed{seed}")
+        trained = fit.train(presets.preset(name, seed=seed, **changes), out=folder, quiet=True)
+        if seed == 1337:
+            climbed.seconds = time.monotonic() - began
+            climbed.parameters = sum(p.size for p in jax.tree.leaves(trainer.params_of(trained.model)))
+            climbed.curve = [(row["step"], row["val_loss"]) for row in trained.metrics if "val_loss" in row]
+            climbed.sample = trained.generate(tokens=300, seed=1)
+        climbed.losses.append(measure(trained))
+    return climbed
+
+
+def table(rungs: list[Climbed]) -> str:
+    """As markdown."""
+    lines = [
+        "| rung | published train / val | ours, 200 random batches | difference | ours, whole splits "
+        "| parameters | seconds |",
+        "|---|---|---|---|---|---:|---:|",
+    ]
+    for r in rungs:
+        published = PUBLISHED[r.name]
+        means = [mean(losses[kind] for losses in r.losses) for kind in ("train", "val")]
+        differences = [f"{ours - theirs:+.3f}" for ours, theirs in zip(means, published, strict=True)]
+        lines.append(
+            f"| `{r.name}` | {published[0]:.2f} / {published[1]:.2f} | {r.loss('train')} / {r.loss('val')} "
+            f"| {' / '.join(differences)} | {r.loss('whole train')} / {r.loss('whole val')} "
+            f"| {r.parameters:,} | {r.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def report(rungs: list[Climbed], picture: str) -> str:
+    """Table, picture and samples, as markdown."""
+    seeds = len(rungs[0].losses)
+    parts = [
+        table(rungs),
+        f"Losses in nats a character, {'one seed' if seeds == 1 else f'mean and spread of {seeds} seeds'}; "
+        f"{backend.describe(jax.devices()[0])}, {time.strftime('%Y-%m-%d')}.\n",
+        f"![Validation loss of every rung against steps]({picture})\n",
+        "What each rung writes (300 characters, temperature 1):\n",
+        *(f"`{r.name}`\n\n```text\n{r.sample.strip()}\n```\n" for r in rungs),
+    ]
+    return "\n".join(parts)
+
+
+def plot(rungs: list[Climbed], path: Path) -> None:
+    """The validation loss of every rung in one picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for r in rungs:
+        (line,) = axes.plot(*zip(*r.curve, strict=True), label=r.name)
+        axes.axhline(PUBLISHED[r.name][1], color=line.get_color(), linestyle=":", linewidth=0.8)
+    axes.set(xlabel="step", ylabel="validation loss (nats a character)", ylim=(1.9, 3.0))
+    axes.set_title("Every rung of the ladder; dotted: the published loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    path.write_bytes(picture.getvalue())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `python -m jaxgpt.ladder`."""
+    sys.exit(cli.run_command(_climb_all, arguments))
+
+
+def _climb_all(arguments: list[str]) -> None:
+    def command(
+        out: Path | None = None, seeds: int = 1, max_steps: int | None = None, report: Path | None = None
+    ) -> tuple[Path | None, int, int | None, Path | None]:
+        """Climb the ladder from bigram to layernorm: train every rung, print the table and the samples.
+
+        Args:
+            out: Folder to make for the runs; by default runs/ladder, or the next free name.
+            seeds: How many seeds to train each rung with, for the spread of the losses.
+            max_steps: Updates of every rung, for a quick look; by default each rung's own number.
+            report: Markdown file to write, with the picture beside it; by default ladder.md in the folder
+                of the runs. In a file that exists, only what stands between the marks is replaced.
+        """
+        return out, seeds, max_steps, report
+
+    out, seeds, max_steps, path = tyro.cli(command, args=arguments, prog="python -m jaxgpt.ladder")
+    if seeds < 1:
+        raise UserError(f"--seeds must be 1 or more, not {seeds}")
+    out = run.free_name("ladder") if out is None else out
+    path = out / "ladder.md" if path is None else path
+    console = Console(highlight=False)
+    rungs = []
+    for name in ladder.RUNGS:
+        rungs.append(climb(name, out, seeds, max_steps))
+        r = rungs[-1]
+        console.print(f"{name:>12}  train {r.loss('train')}  val {r.loss('val')}  {r.seconds:.0f} s", markup=False)
+    plot(rungs, path.with_suffix(".png"))
+    text = report(rungs, path.with_suffix(".png").name)
+    path.write_text(between_marks(path.read_text("utf-8") if path.exists() else "", text), "utf-8")
+    console.print(Markdown(text))
+    console.print(f"written to {path}", markup=False)
+
+
+def between_marks(page: str, text: str) -> str:
+    """`page` with what stands between the marks replaced; without marks, marks and text after it."""
+    before, _, rest = page.partition(MARKS[0])
+    return before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2]

@@ -1,0 +1,190 @@
+"""The ladder from a table of letter pairs to a GPT, one idea a rung, as in Karpathy's "Let's build GPT".
+
+    bigram       the next character from this one alone
+    head         embeddings, positions, and one head of attention: look at the characters before
+    multihead    four smaller heads: look for several things at once
+    feedforward  a layer after attention: think about what was found
+    blocks       three times over, each adding to a residual stream: go deep
+    layernorm    normalise before every part: train deep models well
+
+and then the GPT of model.py, which adds size and dropout. `python -m jaxgpt.ladder` climbs them all;
+`python train.py --preset multihead` trains one. Linear layers and embeddings start as PyTorch's do.
+docs/ladder.md tells the story with figures.
+
+Shapes: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channels, V the vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.model import LayerNorm
+
+
+def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> nnx.Embed:
+    """A row for each of `n` tokens, from N(0, 1)."""
+    return nnx.Embed(n, n_embd, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+
+
+def linear(n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+    """A linear layer, weights and bias uniform within 1 / sqrt(n_in)."""
+
+    def init(key, shape, dtype, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / math.sqrt(n_in)
+
+    return nnx.Linear(n_in, n_out, use_bias=bias, kernel_init=init, bias_init=init, rngs=rngs)
+
+
+class Window(NamedTuple):
+    """A rung's cache: just the text so far."""
+
+    tokens: jax.Array  # (B, S)
+    length: jax.Array  # (), how many of the S places are filled
+
+
+class Rung(nnx.Module):
+    """A model that keeps no keys and values: to write a token, it reads the whole window again."""
+
+    def empty_cache(self, batch_size: int) -> Window:
+        """As `GPT.empty_cache`."""
+        return Window(jnp.zeros((batch_size, self.config.block_size), jnp.int32), jnp.int32(0))
+
+    def decode(self, tokens: jax.Array, cache: Window) -> tuple[jax.Array, Window]:
+        """As `GPT.decode`: reads `tokens` (B, T) after those in `cache`, returns logits (B, T, V)."""
+        T, start = tokens.shape[1], cache.length
+        text = jax.lax.dynamic_update_slice_in_dim(cache.tokens, tokens, start, axis=1)  # (B, S)
+        return jax.lax.dynamic_slice_in_dim(self(text), start, T, axis=1), Window(text, start + T)
+
+
+class Bigram(Rung):
+    """Rung 1. A table: row i holds the scores of what follows character i."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.table = embedding(config.vocab_size, config.vocab_size, rngs)
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return self.table(tokens)  # (B, T) -> (B, T, V)
+
+
+class SelfAttention(nnx.Module):
+    """Each token gathers from itself and those before it what it finds useful: h_i = sum_j w_ij v_j."""
+
+    def __init__(self, n_embd: int, n_head: int, rngs: nnx.Rngs, project: bool = False):
+        self.n_head = n_head
+        self.query = linear(n_embd, n_embd, rngs, bias=False)  # what a token looks for
+        self.key = linear(n_embd, n_embd, rngs, bias=False)  # what it offers
+        self.value = linear(n_embd, n_embd, rngs, bias=False)  # what it says
+        self.proj = linear(n_embd, n_embd, rngs) if project else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        B, T, C = x.shape
+        H, D = self.n_head, C // self.n_head
+        q, k, v = (
+            part(x).reshape(B, T, H, D).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
+            for part in (self.query, self.key, self.value)
+        )
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)  # (B, H, T, T), by the head's width, not by C
+        not_ahead = jnp.tril(jnp.ones((T, T), bool))
+        weights = jax.nn.softmax(jnp.where(not_ahead, scores, -jnp.inf))  # each row: positive, sums to 1
+        h = (weights @ v).swapaxes(1, 2).reshape(B, T, C)  # the heads side by side
+        return h if self.proj is None else self.proj(h)
+
+
+class Head(Rung):
+    """Rung 2. Characters become vectors with a position, one head of attention mixes them."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        C = config.n_embd
+        self.config = config
+        self.wte = embedding(config.vocab_size, C, rngs)
+        self.wpe = embedding(config.block_size, C, rngs)
+        self.lm_head = linear(C, config.vocab_size, rngs)
+        self.add_body(config, rngs)
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        x = self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))  # (B, T) -> (B, T, C)
+        return self.lm_head(self.body(x))  # (B, T, V)
+
+    def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.attn = SelfAttention(config.n_embd, 1, rngs)
+
+    def body(self, x: jax.Array) -> jax.Array:
+        return self.attn(x)
+
+
+class MultiHead(Head):
+    """Rung 3. The same width, cut into several heads that each look for something else."""
+
+    def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.attn = SelfAttention(config.n_embd, config.n_head, rngs)
+
+
+class FeedForward(MultiHead):
+    """Rung 4. After the tokens have talked, each thinks on its own: a linear layer and a ReLU."""
+
+    def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        super().add_body(config, rngs)
+        self.think = linear(config.n_embd, config.n_embd, rngs)
+
+    def body(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(self.think(super().body(x)))
+
+
+class Block(nnx.Module):
+    """Talk and think, each added to the residual stream; with `norm`, on a normalised copy of it."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, norm: bool):
+        C = config.n_embd
+        self.attn = SelfAttention(C, config.n_head, rngs, project=True)
+        self.c_fc = linear(C, 4 * C, rngs)
+        self.c_proj = linear(4 * C, C, rngs)
+        self.ln_1 = LayerNorm(C, bias=True) if norm else None
+        self.ln_2 = LayerNorm(C, bias=True) if norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.attn(x if self.ln_1 is None else self.ln_1(x))
+        hidden = jax.nn.relu(self.c_fc(x if self.ln_2 is None else self.ln_2(x)))  # (B, T, 4 C)
+        return x + self.c_proj(hidden)
+
+
+class Blocks(Head):
+    """Rung 5. Three blocks on a residual stream; the thinking part four times wider."""
+
+    def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.h = nnx.List([Block(config, rngs, norm=False) for _ in range(config.n_layer)])
+
+    def body(self, x: jax.Array) -> jax.Array:
+        for block in self.h:
+            x = block(x)
+        return x
+
+
+class LayerNormed(Blocks):
+    """Rung 6. LayerNorm before each part of a block, and before the head."""
+
+    def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.h = nnx.List([Block(config, rngs, norm=True) for _ in range(config.n_layer)])
+        self.ln_f = LayerNorm(config.n_embd, bias=True)
+
+    def body(self, x: jax.Array) -> jax.Array:
+        return self.ln_f(super().body(x))
+
+
+RUNGS = {
+    "bigram": Bigram,
+    "head": Head,
+    "multihead": MultiHead,
+    "feedforward": FeedForward,
+    "blocks": Blocks,
+    "layernorm": LayerNormed,
+}
+
+if __name__ == "__main__":
+    from jaxgpt.climb import main
+
+    main()
