@@ -109,7 +109,7 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
         scale = state.loss_scale.factor
         loss, grads = loss_and_grads(state.params, x, y, dropout_key, scale)
         grads = jax.tree.map(lambda g: g / scale, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

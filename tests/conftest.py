@@ -1,5 +1,6 @@
 """What the tests share: a made-up text, a small model, an out-of-the-way cache."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -48,3 +49,15 @@ def tiny(text_file) -> jaxgpt.TrainConfig:
         log_interval=1,
         sample_tokens=8,
     )
+
+
+# PyTorch serves the parity tests alone, and is not asked of everybody.
+PARITY = "test_parity.py"
+collect_ignore = [] if importlib.util.find_spec("torch") else [PARITY]
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name in collect_ignore:
+        terminalreporter.write_line(
+            f"left out: tests/{name}, for want of PyTorch; to run it: pip install -r requirements-parity.txt"
+        )

@@ -183,8 +183,3 @@ RUNGS = {
     "blocks": Blocks,
     "layernorm": LayerNormed,
 }
-
-if __name__ == "__main__":
-    from jaxgpt.climb import main
-
-    main()

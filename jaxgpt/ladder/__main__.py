@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
+from rich import box
 from rich.console import Console
-from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
 from jaxgpt import backend, batches, cli, corpus, fit, ladder, presets, run, trainer
 from jaxgpt.errors import UserError
@@ -82,37 +84,58 @@ def climb(name: str, out: Path, seeds: int, max_steps: int | None) -> Climbed:
     return climbed
 
 
-def table(rungs: list[Climbed]) -> str:
-    """As markdown."""
-    lines = [
-        "| rung | published train / val | ours, 200 random batches | difference | ours, whole splits "
-        "| parameters | seconds |",
-        "|---|---|---|---|---|---:|---:|",
-    ]
-    for r in rungs:
-        published = PUBLISHED[r.name]
-        means = [mean(losses[kind] for losses in r.losses) for kind in ("train", "val")]
-        differences = [f"{ours - theirs:+.3f}" for ours, theirs in zip(means, published, strict=True)]
-        lines.append(
-            f"| `{r.name}` | {published[0]:.2f} / {published[1]:.2f} | {r.loss('train')} / {r.loss('val')} "
-            f"| {' / '.join(differences)} | {r.loss('whole train')} / {r.loss('whole val')} "
-            f"| {r.parameters:,} | {r.seconds:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+HEADINGS = ("rung", "published", "ours", "difference", "ours, whole splits", "parameters", "seconds")
+
+
+def cells(r: Climbed) -> tuple[str, ...]:
+    """A rung's row of the table; the losses are train / validation."""
+    published = PUBLISHED[r.name]
+    means = [mean(losses[kind] for losses in r.losses) for kind in ("train", "val")]
+    difference = (f"{ours - theirs:+.3f}" for ours, theirs in zip(means, published, strict=True))
+    return (
+        r.name,
+        f"{published[0]:.2f} / {published[1]:.2f}",
+        f"{r.loss('train')} / {r.loss('val')}",
+        " / ".join(difference),
+        f"{r.loss('whole train')} / {r.loss('whole val')}",
+        f"{r.parameters:,}",
+        f"{r.seconds:.0f}",
+    )
+
+
+def caption(rungs: list[Climbed]) -> str:
+    """What the table's figures are."""
+    seeds = len(rungs[0].losses)
+    return (
+        "Losses are train / validation, in nats a character. `ours` is the lecture's estimate over "
+        f"{LECTURE_BATCHES} random batches, `whole splits` counts every character; "
+        f"{'one seed' if seeds == 1 else f'mean ± standard deviation of {seeds} seeds'}. "
+        f"{backend.describe(jax.devices()[0])}, {time.strftime('%Y-%m-%d')}."
+    )
 
 
 def report(rungs: list[Climbed], picture: str) -> str:
     """Table, picture and samples, as markdown."""
-    seeds = len(rungs[0].losses)
+    rows = [HEADINGS, ("---",) * len(HEADINGS), *(cells(r) for r in rungs)]
     parts = [
-        table(rungs),
-        f"Losses in nats a character, {'one seed' if seeds == 1 else f'mean and spread of {seeds} seeds'}; "
-        f"{backend.describe(jax.devices()[0])}, {time.strftime('%Y-%m-%d')}.\n",
+        "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n",
+        caption(rungs) + "\n",
         f"![Validation loss of every rung against steps]({picture})\n",
         "What each rung writes (300 characters, temperature 1):\n",
         *(f"`{r.name}`\n\n```text\n{r.sample.strip()}\n```\n" for r in rungs),
     ]
     return "\n".join(parts)
+
+
+def show(rungs: list[Climbed], console: Console) -> None:
+    """Samples and table, in the terminal."""
+    for r in rungs:
+        console.print(Text(f"\n── {r.name} ──\n", style="bold").append(r.sample.strip(), style="not bold"))
+    table = Table(*HEADINGS, box=box.SIMPLE)
+    for r in rungs:
+        table.add_row(*cells(r))
+    console.print(table, crop=False)
+    console.print(Text(caption(rungs).replace("`", "")))
 
 
 def plot(rungs: list[Climbed], path: Path) -> None:
@@ -133,12 +156,9 @@ def plot(rungs: list[Climbed], path: Path) -> None:
     path.write_bytes(picture.getvalue())
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """The command `python -m jaxgpt.ladder`."""
-    sys.exit(cli.run_command(_climb_all, arguments))
 
-
-def _climb_all(arguments: list[str]) -> None:
     def command(
         out: Path | None = None, seeds: int = 1, max_steps: int | None = None, report: Path | None = None
     ) -> tuple[Path | None, int, int | None, Path | None]:
@@ -158,16 +178,16 @@ def _climb_all(arguments: list[str]) -> None:
         raise UserError(f"--seeds must be 1 or more, not {seeds}")
     out = run.free_name("ladder") if out is None else out
     path = out / "ladder.md" if path is None else path
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     rungs = []
     for name in ladder.RUNGS:
         rungs.append(climb(name, out, seeds, max_steps))
         r = rungs[-1]
-        console.print(f"{name:>12}  train {r.loss('train')}  val {r.loss('val')}  {r.seconds:.0f} s", markup=False)
+        console.print(f"{name:>12}  train {r.loss('train')}  val {r.loss('val')}  in {r.seconds:.0f} s", markup=False)
     plot(rungs, path.with_suffix(".png"))
     text = report(rungs, path.with_suffix(".png").name)
     path.write_text(between_marks(path.read_text("utf-8") if path.exists() else "", text), "utf-8")
-    console.print(Markdown(text))
+    show(rungs, console)
     console.print(f"written to {path}", markup=False)
 
 
@@ -175,3 +195,7 @@ def between_marks(page: str, text: str) -> str:
     """`page` with what stands between the marks replaced; without marks, marks and text after it."""
     before, _, rest = page.partition(MARKS[0])
     return before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_command(main, None))
