@@ -4,8 +4,10 @@ A checkpoint has three parts: `params`, `rest` (optimiser and counters), and `pr
 object. To sample, only the first is read.
 """
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxgpt.errors import UserError
 from jaxgpt.trainer import TrainState
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it opens
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it opens,
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that a damaged file ends
 
 
 class Checkpoints:
@@ -33,7 +36,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(keep),
         )
         self.folder = folder
-        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with _damage_is_told(folder):
+            self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -43,6 +47,8 @@ class Checkpoints:
 
     def save(self, state: TrainState, progress: dict[str, Any], val_loss: float = math.inf) -> None:
         """Starts to write `state`; the least `val_loss` makes the best checkpoint, none is never the best."""
+        if math.isnan(val_loss):  # compares with nothing
+            val_loss = math.inf
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             rest=ocp.args.StandardSave(state._replace(params={})),
@@ -72,13 +78,19 @@ class Checkpoints:
         return step
 
     def _read(self, step: int, **items) -> dict[str, Any]:
-        try:
+        with _damage_is_told(self.folder / str(step)):
             return self.manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax has no exception of its own for a file that is not as it wrote it
-            raise UserError(
-                f"the checkpoint {self.folder / str(step)} cannot be read, it seems damaged; "
-                "remove that folder to fall back on an earlier one, if there is one"
-            ) from error
+
+
+@contextlib.contextmanager
+def _damage_is_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax has no exception of its own for a file that is not as it wrote it
+        raise UserError(
+            f"the checkpoint {folder} cannot be read, it seems damaged; "
+            "remove that folder to fall back on an earlier one, if there is one"
+        ) from error
 
 
 def _on_device(like: Any) -> Any:

@@ -49,7 +49,8 @@ def _train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: tyro.conf.FlagCreatePairsOff[bool] = False,
     ) -> tuple[TrainConfig, Path | None, bool]:
-        """
+        """Train a GPT.
+
         Args:
             config: The run.
             out: Folder to make for the run, or to resume; by default runs/PRESET, or the next free name.
@@ -139,9 +140,11 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str] | Non
     """Runs `command` and returns the exit code; what the user can mend is told in one line."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.unraisablehook = lambda _: None  # what a failed restore leaves half done has nothing to add
         return 2
     except fit.Interrupted as stop:
         print(stop, file=sys.stderr)

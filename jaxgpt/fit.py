@@ -149,9 +149,9 @@ class _Fit:
 
     def run(self, state: trainer.TrainState, checkpoints: Checkpoints) -> Run:
         report.write_rows(self.path, self.rows)
+        run.write_config(self.path, self.config)  # max_steps may be new
         with self.report, StopRequest() as stop:
             state = self.loop(state, checkpoints, stop)
-        run.write_config(self.path, self.config)  # max_steps may be new
         self.farewell()
         model = nnx.merge(trainer.graph(self.config.model), state.params)
         return Run(self.path, self.config, self.tokenizer, model, int(state.step))

@@ -116,7 +116,7 @@ def read(path: Path) -> tuple[TrainConfig, CharTokenizer]:
         others = ", ".join(str(p) for p in sorted(_runs())) or "none yet; python train.py makes one"
         raise UserError(f"{path} is not a run: it has no config.json (runs here: {others})")
     try:
-        train_config = config.from_dict(json.loads((path / "config.json").read_text("utf-8")))
+        train_config = config.validate(config.from_dict(json.loads((path / "config.json").read_text("utf-8"))))
     except (UserError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} is damaged: {error}") from error
     return train_config, CharTokenizer.load(path / "tokenizer.json")

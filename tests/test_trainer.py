@@ -1,0 +1,256 @@
+"""A step of training and an evaluation: their figures, and that nothing hidden goes into them."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxgpt import trainer
+from jaxgpt.config import ModelConfig, TrainConfig, override
+
+MODEL = ModelConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16)
+CONFIG = TrainConfig(model=MODEL, seed=1, batch_size=4, max_steps=30, warmup_steps=2, learning_rate=1e-2)
+F32, F16 = jnp.dtype("float32"), jnp.dtype("float16")
+
+
+@pytest.fixture(scope="module")
+def text() -> jax.Array:
+    """Tokens (500,) with something to learn: a walk through the vocabulary by steps of 1 and 3."""
+    steps = np.random.default_rng(0).choice([1, 3], 500)
+    return jnp.asarray(np.cumsum(steps) % 13, jnp.uint16)
+
+
+@cache
+def train_step(config: TrainConfig, dtype=F32):
+    """The step of `config`, compiled once for all tests."""
+    return trainer.make_train_step(config, dtype)
+
+
+@cache
+def init_state(seed: int, dtype=F32):
+    return jax.jit(lambda: trainer.init_state(override(CONFIG, seed=seed), dtype))
+
+
+def run(config: TrainConfig, text: jax.Array, steps: int, dtype=F32):
+    """The state after some steps from the start, and the metrics of each."""
+    state, metrics = init_state(config.seed, dtype)(), []
+    for _ in range(steps):
+        state, of_step = train_step(config, dtype)(state, text)
+        metrics.append(of_step)
+    return state, metrics
+
+
+def assert_same(one, other):
+    """Two trees hold the same numbers bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def differ(one, other) -> bool:
+    return any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+# The step
+
+
+def test_the_first_step_has_the_figures_it_always_had(text):
+    # If you changed what a step computes on purpose (the initialisation, the order of random numbers, the model's
+    # mathematics), put the new figures here and say why in the commit. If you did not, you have found a bug.
+    state, (metrics,) = run(CONFIG, text, 1)
+    assert metrics.loss.item() == pytest.approx(2.59905, abs=1e-4)
+    assert metrics.grad_norm.item() == pytest.approx(1.39629, abs=1e-4)  # before clipping: 1 is the longest
+    assert metrics.learning_rate.item() == pytest.approx(1e-2 / 3)
+    assert state.step == 1
+
+
+def test_training_learns(text):
+    _, metrics = run(CONFIG, text, 30)
+    assert metrics[0].loss > 2.5  # ln 13 = 2.56: nothing known
+    assert metrics[-1].loss < 2.1
+
+
+def test_micro_batches_are_the_same_update_as_the_batch_at_once(text):
+    whole, (whole_metrics,) = run(CONFIG, text, 1)
+    parts, (parts_metrics,) = run(override(CONFIG, micro_batches=4), text, 1)
+    np.testing.assert_allclose(parts_metrics.loss, whole_metrics.loss, atol=1e-6)
+    np.testing.assert_allclose(parts_metrics.grad_norm, whole_metrics.grad_norm, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), parts.params, whole.params)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(text):
+    config = override(CONFIG, dropout=0.5)
+    assert_same(run(config, text, 3), run(config, text, 3))
+
+
+def test_another_seed_gives_other_batches_and_weights(text):
+    state, metrics = run(CONFIG, text, 1)
+    other_state, other_metrics = run(override(CONFIG, seed=2), text, 1)
+    assert differ(state.params, other_state.params)
+    assert metrics[0].loss != other_metrics[0].loss
+
+
+def loss_at(config: TrainConfig, text: jax.Array, step: int) -> float:
+    """The loss of the fresh weights at step `step`."""
+    state = init_state(config.seed)()._replace(step=jnp.int32(step))
+    return train_step(config)(state, text)[1].loss.item()
+
+
+def test_every_step_has_a_batch_of_its_own(text):
+    losses = [loss_at(CONFIG, text, step) for step in (0, 1, 2, 0)]
+    assert len(set(losses)) == 3
+    assert losses[0] == losses[3]
+
+
+def test_every_step_drops_something_else():
+    # In a text of one token all batches are alike: only dropout can tell the steps apart.
+    same = jnp.zeros(100, jnp.int32)
+    dropping = [loss_at(override(CONFIG, dropout=0.5), same, step) for step in (0, 1, 2)]
+    assert len(set(dropping)) == 3
+    assert len({loss_at(CONFIG, same, step) for step in (0, 1, 2)}) == 1
+
+
+def test_every_micro_batch_drops_something_else(monkeypatch):
+    losses = []
+
+    def overheard(logits, targets):
+        jax.debug.callback(lambda logits: losses.append(float(logits[0, 0, 0])), logits)
+        return real(logits, targets)
+
+    real = trainer.cross_entropy
+    monkeypatch.setattr(trainer, "cross_entropy", overheard)
+    config = override(CONFIG, dropout=0.5, micro_batches=4)
+    state, _ = trainer.make_train_step(config, F32)(init_state(1)(), jnp.zeros(100, jnp.int32))
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    assert len(set(losses)) == len(losses) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_run_in_half_precision_learns_as_well(text, dtype):
+    single, single_metrics = run(CONFIG, text, 30)
+    half, half_metrics = run(CONFIG, text, 30, jnp.dtype(dtype))
+    assert half_metrics[-1].loss == pytest.approx(single_metrics[-1].loss.item(), abs=0.02)
+    assert differ(half.params, single.params)  # it was not single precision under another name
+    assert all(leaf.dtype == F32 for leaf in jax.tree.leaves(half.params))
+
+
+def test_float16_starts_with_a_loss_scale_that_the_figures_do_not_show(text):
+    _, (half,) = run(CONFIG, text, 1, F16)
+    _, (single,) = run(CONFIG, text, 1)
+    assert half.loss_scale > 1000
+    assert half.loss == pytest.approx(single.loss.item(), rel=0.01)
+    assert half.grad_norm == pytest.approx(single.grad_norm.item(), rel=0.01)
+
+
+# A gradient that is not finite
+
+
+def infinite_loss(logits, targets):
+    return jnp.full(targets.shape, jnp.inf)
+
+
+def gradient_not_a_number(logits, targets):
+    """A finite loss whose gradient is infinity times zero."""
+    return jnp.sqrt(logits.sum(-1) * 0) + 1
+
+
+@pytest.mark.parametrize("broken", [infinite_loss, gradient_not_a_number])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch, broken, dtype):
+    state, _ = run(CONFIG, text, 2, jnp.dtype(dtype))
+    params, opt_state, factor = jax.tree.map(np.array, (state.params, state.opt_state, state.loss_scale.factor))
+    monkeypatch.setattr(trainer, "cross_entropy", broken)
+    bad_step = trainer.make_train_step(CONFIG, jnp.dtype(dtype))
+    for skipped in (1, 2):
+        state, metrics = bad_step(state, text)
+        assert metrics.skipped == state.skipped == skipped
+    assert_same((state.params, state.opt_state), (params, opt_state))
+    assert state.step == 4
+    assert state.loss_scale.factor == (factor / 4 if dtype == "float16" else factor)
+
+
+def test_a_good_update_ends_the_count_of_those_left_out(text):
+    state, metrics = train_step(CONFIG)(init_state(1)()._replace(skipped=jnp.int32(7)), text)
+    assert metrics.skipped == state.skipped == 0
+    assert differ(state.params, init_state(1)().params)
+
+
+def test_a_loss_scale_that_overflows_float16_comes_down_by_itself(text):
+    state = init_state(1, F16)()
+    state = state._replace(loss_scale=state.loss_scale._replace(factor=jnp.float32(2**24)))
+    skipped = []
+    for _ in range(12):
+        state, metrics = train_step(CONFIG, F16)(state, text)
+        skipped.append(metrics.skipped.item())
+    assert skipped[0] == 1
+    assert skipped[-1] == 0
+    assert 1 < state.loss_scale.factor < 2**24
+
+
+# What a step costs
+
+
+def test_the_step_is_compiled_once(text, monkeypatch):
+    traces = []
+    real = trainer.cross_entropy
+    monkeypatch.setattr(trainer, "cross_entropy", lambda *given: traces.append(1) or real(*given))
+    step, state = trainer.make_train_step(CONFIG, F32), init_state(1)()
+    for _ in range(5):
+        state, _ = step(state, text)
+    assert len(traces) == step._cache_size() == 1
+
+
+def test_nothing_moves_between_host_and_device_in_a_step(text):
+    step = train_step(CONFIG)
+    state, _ = step(init_state(1)(), text)  # compiling may move constants
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, metrics = step(state, text)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):  # else the guard guards nothing here
+            step(state, np.zeros(500, np.uint16))
+    assert metrics.skipped == 0
+
+
+def test_the_old_state_is_used_up(text):
+    old = init_state(1)()
+    train_step(CONFIG)(old, text)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.params, old.opt_state)))
+
+
+# Evaluation
+
+
+def plain_losses(model, text: np.ndarray) -> dict[int, float]:
+    """Every target's loss by its place in the text: windows end to end, the last one moved back to fit."""
+    losses, S = {}, MODEL.block_size
+    forward = jax.jit(lambda tokens: model(tokens))
+    for start in [*range(0, len(text) - 1 - S, S), len(text) - 1 - S]:
+        logits = np.asarray(forward(jnp.asarray(text[None, start : start + S], jnp.int32)))[0].astype(np.float64)
+        for t in range(S):
+            place = start + t + 1
+            odds = np.exp(logits[t]) / np.exp(logits[t]).sum()
+            losses.setdefault(place, -np.log(odds[text[place]]))
+    return losses
+
+
+@pytest.mark.parametrize("n", [9, 47], ids=["one window", "six that overlap"])
+def test_evaluation_is_the_mean_loss_of_every_target_without_dropout(text, n):
+    config = override(CONFIG, dropout=0.5, embd_dropout=0.5)
+    params = run(CONFIG, text, 10)[0].params
+    losses = plain_losses(nnx.merge(trainer.graph(MODEL), params), np.asarray(text[:n]))
+    assert sorted(losses) == list(range(1, n))
+    loss = trainer.make_evaluate(config, F32)(params, text[:n], *trainer.eval_windows(config, n))
+    assert loss == pytest.approx(np.mean(list(losses.values())), rel=1e-5)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # training goes on with them
+
+
+def test_evaluation_of_a_few_windows_reads_those(text):
+    params = run(CONFIG, text, 10)[0].params
+    losses = plain_losses(nnx.merge(trainer.graph(MODEL), params), np.asarray(text[:81]))  # ten windows
+    few_windows = trainer.eval_windows(CONFIG, 81, count=3)
+    assert sorted(few_windows[0].ravel().tolist()) == [0, 0, 32, 72]  # one row of four, the last fills it
+    few = [losses[start + t] for start in (0, 32, 72) for t in range(1, 9)]
+    loss = trainer.make_evaluate(CONFIG, F32)(params, text[:81], *few_windows)
+    assert loss == pytest.approx(np.mean(few), rel=1e-5)
