@@ -1,8 +1,6 @@
 """Write text with a trained GPT: `python sample.py --tokens 500`, `python sample.py --help`."""
 
-import sys
-
-from jaxgpt.cli import sample
+from jaxgpt.cli import leave, sample
 
 if __name__ == "__main__":
-    sys.exit(sample())
+    leave(sample())

@@ -1,8 +1,6 @@
 """Train a GPT: `python train.py`, `python train.py --preset t4`, `python train.py --help`."""
 
-import sys
-
-from jaxgpt.cli import train
+from jaxgpt.cli import leave, train
 
 if __name__ == "__main__":
-    sys.exit(train())
+    leave(train())

@@ -136,6 +136,14 @@ def _sample(arguments: list[str]) -> None:
             print(f"{'─' * 24} {i + 1}\n{text}")
 
 
+def leave(code: int) -> None:
+    """Ends the program. At once after a user's mistake: where that was a damaged checkpoint, Orbax's unfinished
+    tasks would otherwise print tracebacks as Python shuts down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code == 2 else sys.exit(code)
+
+
 def run_command(command: Callable[[list[str]], None], arguments: list[str] | None) -> int:
     """Runs `command` and returns the exit code; what the user can mend is told in one line."""
     try:
@@ -144,7 +152,6 @@ def run_command(command: Callable[[list[str]], None], arguments: list[str] | Non
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.unraisablehook = lambda _: None  # what a failed restore leaves half done has nothing to add
         return 2
     except fit.Interrupted as stop:
         print(stop, file=sys.stderr)

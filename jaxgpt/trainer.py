@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxgpt import batches, ladder, optimizer, precision
+from jaxgpt import backend, batches, ladder, optimizer, precision
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.model import GPT
 
@@ -101,7 +101,7 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
         total, _ = jax.lax.scan(add, zeros, parts)
         return jax.tree.map(lambda t: t / n, total)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=backend.compiler_options())
     def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         batch_key, dropout_key = jax.random.split(key)

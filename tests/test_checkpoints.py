@@ -16,7 +16,10 @@ from jaxgpt.checkpoints import Checkpoints
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see `dropped_reads`
+pytestmark = [  # see `dropped_reads`
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16), batch_size=4, warmup_steps=2

@@ -1,9 +1,11 @@
 """A run from start to end: what it leaves behind, and that stopping it half-way changes nothing."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -187,6 +189,21 @@ def test_rows_after_the_checkpoint_are_dropped(whole, config, tmp_path, stop_aft
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "tra')
     assert untimed(jaxgpt.resume(tmp_path / "run", quiet=True).metrics) == untimed(whole.metrics)
+
+
+def test_a_resumed_run_remembers_its_best_loss_and_its_time(config, tmp_path, stop_after, monkeypatch, capsys):
+    losses = itertools.count(1)
+    monkeypatch.setattr(trainer, "make_evaluate", lambda *_: lambda *_: jnp.float32(next(losses)))
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: next(hours) * 3600.0))
+    hours = itertools.count()
+    stop_after(6)
+    with pytest.raises(Interrupted):
+        jaxgpt.train(config, out=tmp_path / "run", quiet=True)
+    hours = itertools.count(next(hours) + 1000)  # a pause that counts for nothing
+    jaxgpt.resume(tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "Best val loss 2.0000, after step 0." in shown
+    assert 12 < int(re.search(r"8 steps in (\d+) h", shown)[1]) < 1000
 
 
 def test_a_signal_at_the_last_update_lets_the_run_end(whole, config, tmp_path, stop_after):

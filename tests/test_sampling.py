@@ -19,9 +19,10 @@ GREEDY = Sampler(temperature=0)
 
 
 @cache
-def model_of(block_size: int, architecture: str = "gpt", noise: float = 0.5):
+def model_of(block_size: int, architecture: str = "gpt", noise: float = 1.0):
     """A small model whose weights are noise; without noise, one that finds all tokens equally likely."""
-    config = ModelConfig(architecture, vocab_size=V, block_size=block_size, n_layer=2, n_head=2, n_embd=8)
+    sizes = {"vocab_size": V, "block_size": block_size, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    config = ModelConfig(architecture, **sizes, bias=False, tie_head=False)  # so that greedy text varies, too
     shapes = jax.eval_shape(lambda: trainer.init_params(config, 0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, noise, p.shape), p.dtype), shapes)
