@@ -1,5 +1,6 @@
 """What JAX must be told before it touches this machine's devices."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -14,9 +15,19 @@ def setup() -> None:
     if _cuda_without_driver():
         # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
         jax.config.update("jax_platforms", "cpu")
+    _keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(corpus.home() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep what a step frees for the next one, instead of giving it to the system and faulting it
+    in again page by page: a third of a small step's time. Elsewhere than under glibc this does nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which is always given back
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
 def compiler_options() -> dict[str, str]:
