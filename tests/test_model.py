@@ -180,6 +180,14 @@ def test_attention_is_the_average_weighted_by_likeness(T, S, start):
     np.testing.assert_allclose(ours, slow_attention(q, k, v, mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [1, 2, 5, 64], ids="chunks of {}".format)
+def test_causal_attention_in_chunks_is_attention_to_the_past_and_oneself(queries, monkeypatch):
+    monkeypatch.setattr(model, "QUERIES", queries)
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 3, 4)).astype(np.float32)
+    ours = model.causal_attention(*map(jnp.asarray, (q, k, v)))
+    np.testing.assert_allclose(ours, slow_attention(q, k, v, np.tri(5, dtype=bool)), atol=1e-5)
+
+
 def test_attention_to_half_precision_values_takes_its_softmax_in_float32():
     # 512 equal scores: their weights are 1/512 each, and a float16 sum of scores of 300 overflows nothing.
     q = jnp.full((1, 1, 1, 4), 12.0, jnp.float16)
@@ -204,6 +212,20 @@ def test_layer_norm_counts_in_float32_and_gives_back_the_type_it_got():
     y = model.LayerNorm(4, bias=False)(x)
     assert y.dtype == jnp.float16
     np.testing.assert_allclose(y[0], np.array([-3, -1, 1, 3]) / math.sqrt(5), atol=1e-3)
+
+
+@pytest.mark.parametrize("n_in, n_out", [(3, 7), (7, 3)], ids=["widening", "narrowing"])
+def test_a_linear_layer_has_the_gradients_of_its_formula(n_in, n_out):
+    layer = model.Linear(n_in, n_out, bias=True, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    x, g = (rng.normal(size=(2, 5, n)).astype(np.float32) for n in (n_in, n_out))
+    graphdef, weights = nnx.split(layer)
+    y, pull = jax.vjp(lambda weights, x: nnx.merge(graphdef, weights)(x), weights, jnp.asarray(x))
+    (d_weights, dx) = pull(jnp.asarray(g))
+    np.testing.assert_allclose(y, x @ layer.kernel[...], atol=1e-6)
+    np.testing.assert_allclose(dx, g @ layer.kernel[...].T, atol=1e-6)
+    np.testing.assert_allclose(d_weights["kernel"][...], np.einsum("bti,bto->io", x, g), atol=1e-5)
+    np.testing.assert_allclose(d_weights["bias"][...], g.sum((0, 1)), atol=1e-5)
 
 
 # The head
@@ -249,14 +271,29 @@ def test_dropout_falls_anew_on_every_row_and_every_column():
     assert len({row.tobytes() for row in kept}) == len({column.tobytes() for column in kept.T}) == 64
 
 
-def test_every_key_drops_something_else():
-    first, again, other = (model.dropout(jnp.ones(64), 0.5, jax.random.key(seed)) for seed in (0, 0, 1))
+def test_a_place_is_dropped_whatever_its_neighbours_and_other_keys_do():
+    first, other = (np.asarray(model.dropout(jnp.ones((300, 256)), 0.5, jax.random.key(seed))) > 0 for seed in (0, 1))
+    for shift in (1, 2, 3, 4, 8, 16, 64, 128):
+        assert (first[:, shift:] == first[:, :-shift]).mean() == pytest.approx(0.5, abs=0.02), shift
+        assert (first[shift:] == first[:-shift]).mean() == pytest.approx(0.5, abs=0.02), shift
+    assert (first == other).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_same_key_drops_the_same():
+    first, again = (model.dropout(jnp.ones(64), 0.5, jax.random.key(0)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    agreement = (model.dropout(jnp.ones(10_000), 0.5, jax.random.key(0)) > 0) == (
-        model.dropout(jnp.ones(10_000), 0.5, jax.random.key(1)) > 0
-    )
-    assert (first != other).any()
-    assert agreement.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_every_chunk_of_queries_drops_something_else(monkeypatch):
+    # Equal scores, and values that show by whom they were looked at: the output is the weights.
+    monkeypatch.setattr(model, "QUERIES", 64)
+    q, v = jnp.zeros((1, 128, 1, 128)), jnp.eye(128)[None, :, None]
+    weights = np.asarray(model.causal_attention(q, q, v, 0.5, jax.random.key(0)))[0, :, 0]  # (T, S)
+    seen = np.tri(128, dtype=bool)
+    assert (weights[~seen] == 0).all()
+    assert (weights[seen] > 0).mean() == pytest.approx(0.5, abs=0.03)
+    both = seen[:64, :64]
+    assert ((weights[:64, :64] > 0) == (weights[64:, :64] > 0))[both].mean() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("rate", ["dropout", "embd_dropout"])

@@ -1,0 +1,62 @@
+"""What the README tells people to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import jaxgpt
+from jaxgpt import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+LINES = [line.split("  #")[0] for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = [part.strip() for line in LINES for part in line.split("&&")]
+SMALL = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --batch-size 2 --max-steps 2 --eval-windows 2 --dropout 0"
+SHAKESPEARE = "KING RICHARD:\nWhat, is it you?\n\nROMEO:\nIt is, it is I, my lord.\n\n" * 40
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the text that the commands are run on, instead of tiny Shakespeare."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_novel.txt").write_text(SHAKESPEARE, "utf-8")
+    monkeypatch.setattr("jaxgpt.corpus._tiny_shakespeare", lambda: SHAKESPEARE)
+
+
+def small(command: str) -> list[str]:
+    """The arguments of a train.py command; the sizes that it does not set are small."""
+    return [*shlex.split(SMALL), *shlex.split(command)[2:]]
+
+
+def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, capsys):
+    for command in COMMANDS:
+        if command.startswith("python train.py") and "--resume" not in command:
+            assert cli.train(small(command)) == 0, command
+    assert cli.train(["--resume", "--max-steps", "3", "--out", "runs/cpu"]) == 0
+    for command in COMMANDS:
+        if command.startswith("python sample.py"):
+            assert cli.sample([*shlex.split(command)[2:], "--tokens", "9"]) == 0, command
+    assert "error" not in capsys.readouterr().err
+
+
+def test_the_python_example_works(here, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    sizes = dict(
+        zip(SMALL.replace("--", "").replace("-", "_").split()[::2], map(int, SMALL.split()[1::2]), strict=True)
+    )
+    sizes.pop("dropout")
+    real = jaxgpt.preset
+    monkeypatch.setattr(jaxgpt, "preset", lambda name, **changes: real(name, **{**changes, **sizes}))
+    names = {}
+    exec(example, names)
+    assert "ROMEO:" in capsys.readouterr().out
+    assert names["logits"].shape == (1, 6, names["run"].tokenizer.vocab_size)
+
+
+def test_the_files_that_the_readme_names_exist():
+    for name in re.findall(r"requirements[\w-]*\.txt|docs/[\w.]+", README):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"`(\w+\.py)`", README):
+        assert (ROOT / name).is_file() or (ROOT / "jaxgpt" / name).is_file(), name
