@@ -7,6 +7,7 @@ object. To sample, only the first is read.
 import contextlib
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,16 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _damage_is_told(folder: Path) -> Iterator[None]:
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
     except Exception as error:  # Orbax has no exception of its own for a file that is not as it wrote it
+        # The hook stays: what Orbax's threads leave half done would print tracebacks until the program ends.
         raise UserError(
             f"the checkpoint {folder} cannot be read, it seems damaged; "
             "remove that folder to fall back on an earlier one, if there is one"
         ) from error
+    sys.unraisablehook = hook
 
 
 def _on_device(like: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import tyro
 
@@ -30,14 +30,16 @@ def sample(arguments: list[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    _check_numbers(arguments)
-    first = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
+    _check_types(arguments)
+    first = _Parser()
     first.add_argument("--preset")
     first.add_argument("--out", type=Path)
     first.add_argument("--resume", action="store_true")
     chosen, _ = first.parse_known_args(arguments)
 
     # The defaults that --help shows, and that flags change, are those of the preset or of the run.
+    if chosen.preset is not None:
+        presets.preset(chosen.preset)  # a wrong name is told, here and for --resume
     if chosen.resume:
         path = chosen.out or run.newest(chosen.preset)
         start = run.read(path)[0]
@@ -69,21 +71,39 @@ def _train(arguments: list[str]) -> None:
     fit.resume(path, max_steps=dict(changed).get("max_steps"))
 
 
-def _check_numbers(arguments: list[str]) -> None:
-    """Raises `UserError` with every flag whose value is not the number it should be (tyro stops at the first)."""
-    parser = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
-    kinds = {f.name: f.type for f in (*fields(TrainConfig), *fields(ModelConfig)) if f.type in (int, float)}
+class _Parser(argparse.ArgumentParser):
+    """Looks for some flags and leaves the rest to tyro."""
+
+    def __init__(self):
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str):
+        raise UserError(message)
+
+
+def _check_types(arguments: list[str]) -> None:
+    """Raises `UserError` with every flag whose value has the wrong type (tyro stops at the first)."""
+    parser = _Parser()
+    kinds = {f.name: f.type for f in (*fields(TrainConfig), *fields(ModelConfig)) if f.type not in (bool, ModelConfig)}
     for name in kinds:
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
+        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name)
     wrong = []
     for name, value in vars(parser.parse_known_args(arguments)[0]).items():
-        try:
-            kinds[name](value or 0)
-        except ValueError:
-            kind = "a whole number" if kinds[name] is int else "a number"
-            wrong.append(f"--{name.replace('_', '-')} takes {kind}, not {value!r}")
+        if value is not None and (expected := _unlike(value, kinds[name])):
+            wrong.append(f"--{name.replace('_', '-')} takes {expected}, not {value!r}")
     if wrong:
         raise UserError("; ".join(wrong))
+
+
+def _unlike(value: str, kind: Any) -> str:
+    """What `kind` expects, if `value` is not like that; otherwise nothing."""
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    try:
+        kind(value)
+    except ValueError:
+        return "a whole number" if kind is int else "a number"
+    return ""
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class ModelConfig:
     """A GPT's shape. The defaults are GPT-2's choices at the size of nanoGPT's CPU recipe."""
 
     architecture: Literal["gpt", "bigram", "head", "multihead", "feedforward", "blocks", "layernorm"] = "gpt"
-    """The GPT of model.py, or a rung of ladder.py, where only the sizes below apply."""
+    """The GPT of model.py, or a rung of ladder/, where only the sizes below apply."""
     vocab_size: int = 0
     """Number of different tokens; 0 means as many as the run's tokenizer has."""
     block_size: int = 64

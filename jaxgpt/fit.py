@@ -84,9 +84,17 @@ def resume(path: str | Path, *, max_steps: int | None = None, quiet: bool = Fals
     path = Path(path)
     config, tokenizer = run.read(path)
     config = validate(config if max_steps is None else override(config, max_steps=max_steps))
-    tokens = tokenizer.encode(corpus.load(config.data))
+    text = corpus.load(config.data)
+    try:
+        tokens = tokenizer.encode(text)
+    except UserError as error:  # a character that the run has never seen
+        raise UserError(_changed(config, path)) from error
     _check_length(tokens, config)
     return _Fit(path, config, tokenizer, tokens, quiet).from_checkpoint()
+
+
+def _changed(config: TrainConfig, path: Path) -> str:
+    return f"{config.data} is no longer the text that {path} was trained on"
 
 
 def _check_length(tokens: np.ndarray, config: TrainConfig) -> None:
@@ -137,7 +145,7 @@ class _Fit:
             state, progress = checkpoints.restore(jax.eval_shape(self.init_state))
             progress, step = Progress(**progress), int(state.step)
             if progress.data_sha256 != self.progress.data_sha256:
-                raise UserError(f"{self.config.data} is no longer the text that {self.path} was trained on")
+                raise UserError(_changed(self.config, self.path))
             if step >= self.config.max_steps:
                 raise UserError(f"{self.path} has done its {step} steps; to go on, give a larger --max-steps")
             self.progress = progress
@@ -291,4 +299,4 @@ class Clock:
         self.step, self.began = step, time.monotonic()
 
     def step_seconds(self, step: int) -> float:
-        return (time.monotonic() - self.began) / (step - self.step)
+        return max(time.monotonic() - self.began, 1e-9) / (step - self.step)

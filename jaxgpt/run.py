@@ -161,11 +161,14 @@ def _runs() -> list[Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line that was cut off is left out."""
-    rows = []
+    """The rows of a run's metrics.jsonl; none from a line on that was cut off or damaged."""
+    rows: list[dict[str, Any]] = []
+    if not (path / "metrics.jsonl").is_file():
+        return rows
     for line in (path / "metrics.jsonl").read_text("utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            rows.append({"step": row["step"]} | row)
+        except (ValueError, TypeError, KeyError):
             break
     return rows

@@ -124,10 +124,9 @@ def test_a_token_depends_on_itself_and_those_before_it_and_on_none_after(pieces)
     assert (sees[~np.tri(6, dtype=bool)] == 0).all()
 
 
-@pytest.mark.parametrize("config", [CONFIG, changed(tie_head=False, bias=False)], ids=["gpt2", "untied"])
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-def test_reading_through_the_cache_gives_the_same_logits(config, pieces):
-    gpt = lively(config)
+def test_reading_through_the_cache_gives_the_same_logits(pieces):
+    gpt = lively(changed(tie_head=False))
     logits, cache = jax.jit(lambda: read_in_pieces(gpt, TOKENS, pieces))()
     assert cache.length == 6
     np.testing.assert_allclose(logits, logits_of(gpt), atol=1e-5)

@@ -126,6 +126,11 @@ def test_what_may_be_drawn_is_decided_at_the_temperature_asked_for():
 # The cache changes nothing
 
 
+@partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, window):
+    return nnx.merge(graphdef, params)(window)
+
+
 def uncached(model, prompt, tokens: int, sampler: Sampler, key) -> list[int]:
     """The same text by a model without a cache, that reads its window anew for every token.
 
@@ -135,13 +140,12 @@ def uncached(model, prompt, tokens: int, sampler: Sampler, key) -> list[int]:
     """
     S = model.config.block_size
     piece = max(1, min(sampling.CHUNK, S // 2))
-    forward = jax.jit(lambda window: model(window))
     text, seen = list(prompt), min(len(prompt), max(1, S - piece))
     for i in range(tokens):
         if i % piece == 0 and seen + piece > S:
             seen = max(1, S // 2)
         window = jnp.zeros((1, S), jnp.int32).at[0, :seen].set(jnp.array(text[-seen:]))
-        logits = forward(window)[0, seen - 1]
+        logits = _logits(*nnx.split(model), window)[0, seen - 1]
         text.append(int(sampler.draw(logits, jax.random.fold_in(key, i))))
         seen += 1
     return text[len(prompt) :]
