@@ -263,12 +263,13 @@ class _Fit:
         """What is about to run, and on what."""
         c, m = self.config, self.config.model
         size = sum(p.size for p in jax.tree.leaves(state.params))
+        shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide"
         train, val = len(self.train_tokens), len(self.val_tokens)
         self.report.banner(
             {
                 "device": backend.describe(self.device),
                 "dtype": f"{self.dtype}, {self.dtype_reason}",
-                "model": f"{m.architecture}, {size:,} parameters: {m.n_layer} x {m.n_head} heads, width {m.n_embd}",
+                "model": f"{m.architecture}, {size:,} parameters: {shape}",
                 "data": f"{c.data}: {train:,} tokens to train on, {val:,} to validate, {m.vocab_size} different ones",
                 "step": f"{c.batch_size * m.block_size:,} tokens: {c.batch_size} windows of {m.block_size}",
                 "run": f"{self.path}, {c.max_steps:,} steps",

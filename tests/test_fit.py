@@ -302,9 +302,10 @@ def test_an_interrupted_run_to_a_later_end_goes_on_by_the_command_it_names(copy,
     assert jaxgpt.resume(copy, quiet=True).step == 10
 
 
-def test_a_run_is_not_resumed_on_another_text(copy, text, tmp_path):
+@pytest.mark.parametrize("change", [lambda text: text[::-1], lambda text: text + "é"], ids=["order", "new character"])
+def test_a_run_is_not_resumed_on_another_text(change, copy, text, tmp_path):
     config = json.loads((copy / "config.json").read_text())
-    (tmp_path / "other.txt").write_text(text[::-1], "utf-8")
+    (tmp_path / "other.txt").write_text(change(text), "utf-8")
     (copy / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "other.txt")}))
     with pytest.raises(UserError, match=r"other\.txt is no longer the text that"):
         jaxgpt.resume(copy, max_steps=10, quiet=True)

@@ -127,6 +127,12 @@ def test_a_damaged_tokenizer_is_named(content, copy):
         jaxgpt.load(copy)
 
 
+def test_metrics_that_are_missing_or_no_rows_are_none(tmp_path):
+    assert run.read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('3\n{"step": 2}\n')
+    assert run.read_metrics(tmp_path) == []
+
+
 def test_a_last_line_of_metrics_that_was_cut_off_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert run.read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
