@@ -7,6 +7,7 @@ object. To sample, only the first is read.
 import contextlib
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxgpt.errors import UserError
 from jaxgpt.trainer import TrainState
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it opens,
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that a damaged file ends
 
 
@@ -43,8 +44,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.manager.close()
+    def __exit__(self, exception, *_) -> None:
+        with _failure_is_told(self.folder) if exception is None else contextlib.suppress(Exception):
+            self.manager.close()
 
     def save(self, state: TrainState, progress: dict[str, Any], val_loss: float = math.inf) -> None:
         """Starts to write `state`; the least `val_loss` makes the best checkpoint, none is never the best."""
@@ -55,7 +57,8 @@ class Checkpoints:
             rest=ocp.args.StandardSave(state._replace(params={})),
             progress=ocp.args.JsonSave(progress),
         )
-        self.manager.save(int(state.step), args=items, metrics={"val_loss": val_loss}, force=True)
+        with _failure_is_told(self.folder):
+            self.manager.save(int(state.step), args=items, metrics={"val_loss": val_loss}, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint, laid out as `like` (shapes are enough) on this machine's device."""
@@ -81,6 +84,17 @@ class Checkpoints:
     def _read(self, step: int, **items) -> dict[str, Any]:
         with _damage_is_told(self.folder / str(step)):
             return self.manager.restore(step, args=ocp.args.Composite(**items))
+
+
+@contextlib.contextmanager
+def _failure_is_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the write that is begun, or of the one before it
+        free = shutil.disk_usage(folder).free / 2**20
+        raise OSError(
+            f"a checkpoint could not be written to {folder} ({free:,.0f} MiB free there); the one before it is kept"
+        ) from error
 
 
 @contextlib.contextmanager

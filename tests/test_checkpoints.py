@@ -272,3 +272,16 @@ def test_a_checkpoint_of_another_model_is_not_taken_for_this_one(tmp_path):
     wider = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*leaf.shape, 2), leaf.dtype), LIKE.params)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError):
         checkpoints.restore_params(wider)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line_and_the_last_one_is_kept(tmp_path, monkeypatch):
+    saved(tmp_path, {5: 1.0})
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED:\n  no space left")
+
+    with pytest.raises(OSError, match="could not be written to .* free there") as caught, Checkpoints(tmp_path) as c:
+        monkeypatch.setattr(c.manager, "save", full)
+        c.save(made_up(8), {}, 0.5)
+    assert "\n" not in str(caught.value)
+    assert steps_in(tmp_path) == [5]
