@@ -280,7 +280,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line_and_the_last_on
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED:\n  no space left")
 
-    with pytest.raises(OSError, match="could not be written to .* free there") as caught, Checkpoints(tmp_path) as c:
+    with pytest.raises(OSError, match=r"could not be written to .* free there") as caught, Checkpoints(tmp_path) as c:
         monkeypatch.setattr(c.manager, "save", full)
         c.save(made_up(8), {}, 0.5)
     assert "\n" not in str(caught.value)
