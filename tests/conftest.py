@@ -6,6 +6,8 @@ import tempfile
 
 # Before anything of ours is imported: compiled programs are cached, but not in the user's folder.
 os.environ.setdefault("JAXGPT_HOME", os.path.join(tempfile.gettempdir(), "jaxgpt-tests"))
+# The tests compile some hundred programs and run each for a moment: compile them fast, not to be fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import numpy as np
 import pytest
