@@ -23,7 +23,7 @@ def setup() -> None:
 
 def _keep_freed_memory() -> None:
     """Tells glibc to keep what a step frees for the next one, instead of giving it to the system and faulting it
-    in again page by page: a third of a small step's time. Elsewhere than under glibc this does nothing."""
+    in again page by page. Elsewhere than under glibc this does nothing."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which is always given back

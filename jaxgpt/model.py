@@ -30,7 +30,7 @@ class Cache(NamedTuple):
 
 def cut(x: jax.Array) -> jax.Array:
     """`x`, computed once and kept. XLA otherwise computes what looks cheap again for every reader of it, and the
-    gradient of the residual stream, a sum with a term a layer, has many: a third of a step on a CPU."""
+    gradient of the residual stream, a sum with a term a layer, has many readers."""
     return jax.lax.optimization_barrier(x)
 
 
@@ -48,7 +48,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """32 random bits for each place of `shape`: its index, hashed with two words of the key.
 
-    The hash is Chris Wellons' lowbias32 with the second word added half-way. It costs a thirtieth of
+    The hash is Chris Wellons' lowbias32 with the second word added half-way. It is far cheaper than
     `jax.random.bits`, and the backward pass computes it again instead of keeping a mask.
     """
     first, second = jax.random.bits(key, (2,))

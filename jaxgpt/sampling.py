@@ -105,7 +105,7 @@ def stream(
 
     Args:
         model: a `GPT`, or a rung of the ladder.
-        prompt: (P,) token ids, at least one; of a long prompt the last `block_size` are read.
+        prompt: (P,) token ids, at least one; of a long prompt the end is read, with room left in the cache.
         tokens: how many to write.
         seed: decides the draws. Sample i is the same however many are drawn beside it.
         sampler: how each is drawn; None is `Sampler()`.
