@@ -1,0 +1,139 @@
+"""Fair timing: every contestant in a process of its own, taking turns, so that a noisy machine is noisy to all.
+
+A contestant is a script started with some arguments that calls `serve(prepare)`. `race` starts them all, gives
+each a turn after the other, and keeps every turn's figure. Medians and ratios of them can be trusted; single
+times on a shared machine cannot.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROUNDS = 7
+TURN_SECONDS = 1.0  # a turn repeats what is quicker than this
+
+
+def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
+    """A contestant's side: makes ready, runs once to compile and warm up, then runs as often as it is told."""
+    answers = os.fdopen(os.dup(1), "w")  # whatever else prints goes to stderr
+    os.dup2(2, 1)
+    began = time.perf_counter()
+    run = prepare()
+    run()
+    first = time.perf_counter() - began
+    run()
+    print(json.dumps({"first": first}), file=answers, flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            run()
+        seconds = (time.perf_counter() - began) / int(line)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers, flush=True)
+
+
+class Contestant:
+    """A process that waits for its turn."""
+
+    def __init__(self, arguments: list[str]):
+        command = [sys.executable, *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds: list[float] = []
+        self.peak_bytes = 0
+        self.repeats = 1
+
+    def started(self) -> "Contestant":
+        """Waits until it is ready, and sees how often it should run in a turn."""
+        self.first_seconds = self.answer()["first"]
+        self.turn()
+        self.repeats = max(1, round(TURN_SECONDS / self.seconds.pop()))
+        return self
+
+    def turn(self) -> None:
+        self.process.stdin.write(f"{self.repeats}\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        self.seconds.append(answer["seconds"])
+        self.peak_bytes = answer["peak_bytes"]
+
+    def answer(self) -> dict[str, float]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"this contestant died (its own words are above): {' '.join(self.process.args)}")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def race(contestants: dict[str, list[str]], rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
+    """Seconds of every turn, their median, and the peak memory of each contestant, by name.
+
+    Args:
+        contestants: name to the arguments of Python that start it.
+    """
+    running: dict[str, Contestant] = {}
+    for name, arguments in contestants.items():  # one after another: compiling takes all cores
+        print(f"starting {name} ...", file=sys.stderr)
+        running[name] = Contestant(arguments).started()
+    for _ in range(rounds):
+        for contestant in running.values():
+            contestant.turn()
+    for contestant in running.values():
+        contestant.stop()
+    return {
+        name: {
+            "median_seconds": median(c.seconds),
+            "seconds": c.seconds,
+            "first_seconds": c.first_seconds,
+            "peak_bytes": c.peak_bytes,
+        }
+        for name, c in running.items()
+    }
+
+
+def machine() -> dict[str, str]:
+    """What a figure depends on: date, processor, versions, commit."""
+    packages = ("jax", "flax", "optax", "numpy", "torch", "transformers")
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": f"Python {platform.python_version()}, " + ", ".join(versions),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(title: str, headings: tuple[str, ...], rows: list[tuple[Any, ...]], results: dict, json_path: Path | None):
+    """Prints a markdown table with the machine's facts under it, and writes `results` as JSON if asked to."""
+    facts = machine()
+    table = [headings, ("---",) * len(headings), *rows]
+    print(f"\n{title}\n")
+    print("\n".join(f"| {' | '.join(map(str, row))} |" for row in table))
+    print(f"\n{facts['date']}; {facts['processor']}; {facts['versions']}; commit {facts['commit']}.")
+    if json_path is not None:
+        json_path.write_text(json.dumps({"title": title, "machine": facts, **results}, indent=2) + "\n", "utf-8")

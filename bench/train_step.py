@@ -1,0 +1,103 @@
+"""How fast is a training step, beside nanoGPT's and beside the machine's matrix products?
+
+python bench/train_step.py --preset t4 --nanogpt ../nanoGPT --json out.json
+"""
+
+import sys
+from pathlib import Path
+
+import race
+import tyro
+
+from jaxgpt import presets
+
+HERE = Path(__file__)
+
+
+def ours(preset: str, *changes: str):
+    """Our training step, as train.py runs it, drawing its batches from a random text."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxgpt import backend, precision, trainer
+
+    backend.setup()
+    values = {name: int(value) if value.isdigit() else value for name, value in (c.split("=") for c in changes)}
+    config = presets.preset(preset, vocab_size=65, **values)
+    dtype, _ = precision.choose(config.dtype, jax.devices()[0])
+    tokens = jax.random.randint(jax.random.key(0), (1_003_854,), 0, 65).astype(jnp.uint16)
+    step = trainer.make_train_step(config, dtype)
+    state = jax.jit(lambda: trainer.init_state(config, dtype))()
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, tokens)
+        return metrics.loss.item()
+
+    return run
+
+
+def flops(config) -> float:
+    """Of one training step, as nanoGPT and PaLM (https://arxiv.org/abs/2204.02311, appendix B) count them: six for
+    every weight of a matrix product and token, twelve for every pair of tokens and channel (masked pairs, too)."""
+    m = config.model
+    block = 12 * m.n_embd**2
+    weights = m.n_layer * block + 65 * m.n_embd
+    return (6 * weights + 12 * m.n_layer * m.n_embd * m.block_size) * config.batch_size * m.block_size
+
+
+def main(preset: str = "t4", nanogpt: Path | None = None, rounds: int = race.ROUNDS, json: Path | None = None) -> None:
+    """Races one training step.
+
+    Args:
+        preset: Whose size, batch and dropout.
+        nanogpt: A clone of nanoGPT to race against (needs PyTorch).
+        rounds: Turns of each contestant.
+        json: File to write the figures to.
+    """
+    contestants = {"jaxgpt": [str(HERE), "--contestant", preset], "peak": [str(HERE.with_name("peak.py")), "numpy"]}
+    if nanogpt is not None:
+        peer = [str(HERE.with_name("nanogpt.py")), str(nanogpt), preset]
+        contestants |= {"nanoGPT, eager": [*peer, "eager"], "nanoGPT, torch.compile": [*peer, "compiled"]}
+        contestants["peak, PyTorch"] = [str(HERE.with_name("peak.py")), "torch"]
+    results = race.race(contestants, rounds)
+
+    from peak import FLOPS
+
+    peak = max(FLOPS / r["median_seconds"] for name, r in results.items() if name.startswith("peak"))
+    count = flops(presets.preset(preset))
+    steps = {name: r for name, r in results.items() if not name.startswith("peak")}
+    fastest_peer = min((r["median_seconds"] for name, r in steps.items() if name != "jaxgpt"), default=None)
+    rows = []
+    for name, r in steps.items():
+        seconds = r["median_seconds"]
+        rows.append(
+            (
+                name,
+                f"{1e3 * seconds:,.2f} ms",
+                f"{1e3 * min(r['seconds']):,.2f} to {1e3 * max(r['seconds']):,.2f}",
+                f"{count / seconds / 1e9:,.0f} GF/s, {count / seconds / peak:.0%}",
+                f"{r['peak_bytes'] / 2**20:,.0f} MiB",
+                f"{r['first_seconds']:.1f} s",
+            )
+        )
+    headings = (
+        "training step",
+        "median",
+        "range (ms)",
+        f"of {peak / 1e9:,.0f} GF/s peak",
+        "peak memory",
+        "to the first",
+    )
+    ratio = None if fastest_peer is None else fastest_peer / steps["jaxgpt"]["median_seconds"]
+    title = f"A training step of `{preset}`"
+    if ratio is not None:
+        title += f": {ratio:.2f} times as fast as the better nanoGPT"
+    race.report(title, headings, rows, {"results": results, "peak_flops": peak, "flops": count, "ratio": ratio}, json)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--contestant"]:
+        race.serve(lambda: ours(*sys.argv[2:]))
+    else:
+        tyro.cli(main)
