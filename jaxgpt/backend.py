@@ -16,6 +16,9 @@ def setup() -> None:
         # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
         jax.config.update("jax_platforms", "cpu")
     _keep_freed_memory()
+    if jax.config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # JAX has begun already, and a CPU is one device
+            jax.config.update("jax_num_cpu_devices", cores())  # see sharding.py
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(corpus.home() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -30,12 +33,25 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
-def compiler_options() -> dict[str, str]:
-    """What XLA is to do differently in a training step on this machine's device."""
-    if jax.default_backend() != "cpu":
+def compiler_options(platform: str) -> dict[str, str | int]:
+    """What XLA is to do differently in a training step on devices of `platform`."""
+    if platform != "cpu":
         return {}
-    # On a CPU this pass removes optimisation barriers before fusion, and so all that `model.cut` is for.
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    forever = 10**9
+    return {
+        # This pass removes optimisation barriers before fusion, and so all that `model.cut` is for.
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+        # A core that waits for another's gradient would end the program after 40 s, and so would a laptop
+        # that was closed in the middle of a step, or Ctrl-Z.
+        "xla_cpu_collective_call_terminate_timeout_seconds": forever,
+        "xla_cpu_collective_call_warn_stuck_seconds": forever,
+        "xla_cpu_collective_timeout_seconds": forever,
+    }
+
+
+def cores() -> int:
+    """How many processors this program may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_preset() -> str:
@@ -45,13 +61,12 @@ def default_preset() -> str:
 
 
 def describe(device: jax.Device) -> str:
-    """The device in words: `NVIDIA T4`, or `CPU, 2 cores`, with the reason where a GPU is missed."""
+    """The device and its like in words: `NVIDIA T4`, or `CPU, 2 cores`, with the reason where a GPU is missed."""
     if device.platform != "cpu":
-        others = f", the first of {jax.device_count()}" if jax.device_count() > 1 else ""
-        return device.device_kind + others
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        count = jax.local_device_count()
+        return f"{count} x {device.device_kind}" if count > 1 else device.device_kind
     reason = " (no NVIDIA driver here)" if _cuda_without_driver() else ""
-    return f"CPU, {cores} cores{reason}"
+    return f"CPU, {cores()} cores{reason}"
 
 
 def _cuda_without_driver() -> bool:

@@ -63,8 +63,9 @@ class TrainConfig:
     """Number of updates of the weights."""
     batch_size: int = 12
     """Sequences an update."""
-    micro_batches: int = 1
-    """Parts a batch is cut into and worked through one by one: the same update with less memory."""
+    micro_batches: int = 0
+    """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
+    memory. 0 chooses by the device: what stays near a CPU's cache, one part on a GPU."""
     learning_rate: float = 1e-3
     """Peak step size of AdamW."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -163,13 +164,13 @@ def _value_problems(config: TrainConfig) -> list[str]:
     c, m = config, config.model
     positive = {
         **{name: getattr(m, name) for name in ("block_size", "n_layer", "n_head", "n_embd")},
-        **{name: getattr(c, name) for name in ("max_steps", "batch_size", "micro_batches", "learning_rate")},
+        **{name: getattr(c, name) for name in ("max_steps", "batch_size", "learning_rate")},
         **{name: getattr(c, name) for name in ("eval_interval", "eval_windows", "log_interval")},
     }
     not_negative = {
         "vocab_size": m.vocab_size,
-        **{name: getattr(c, name) for name in ("seed", "min_learning_rate", "warmup_steps", "weight_decay")},
-        **{name: getattr(c, name) for name in ("grad_clip", "sample_tokens")},
+        **{name: getattr(c, name) for name in ("seed", "micro_batches", "min_learning_rate", "warmup_steps")},
+        **{name: getattr(c, name) for name in ("weight_decay", "grad_clip", "sample_tokens")},
     }
     shares = {"dropout": m.dropout, "embd_dropout": m.embd_dropout, "beta1": c.beta1, "beta2": c.beta2}
     problems = [f"{name} must be above 0, not {value}" for name, value in positive.items() if value <= 0]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgpt import backend, batches, corpus, precision, report, run, sampling, trainer
+from jaxgpt import backend, batches, corpus, precision, report, run, sampling, sharding, trainer
 from jaxgpt.checkpoints import Checkpoints
 from jaxgpt.config import TrainConfig, override, validate
 from jaxgpt.errors import UserError
@@ -123,9 +123,11 @@ class _Fit:
         self.path, self.config, self.tokenizer = path, config, tokenizer
         self.device = jax.devices()[0]
         self.dtype, self.dtype_reason = precision.choose(config.dtype, self.device)
-        self.train_tokens, self.val_tokens = (jnp.asarray(part) for part in batches.split(tokens))
-        self.train_step = trainer.make_train_step(config, self.dtype)
-        self.evaluate = trainer.make_evaluate(config, self.dtype)
+        self.mesh = trainer.make_mesh(config)
+        self.everywhere = sharding.replicated(self.mesh)
+        self.train_tokens, self.val_tokens = jax.device_put(batches.split(tokens), self.everywhere)
+        self.train_step = trainer.make_train_step(config, self.dtype, self.mesh)
+        self.evaluate = trainer.make_evaluate(config, self.dtype, self.mesh)
         self.report = report.Report(quiet)
         self.progress = Progress(hashlib.sha256(tokens.tobytes()).hexdigest())
         self.rows: list[dict[str, Any]] = []
@@ -136,13 +138,14 @@ class _Fit:
 
     def from_scratch(self) -> Run:
         with Checkpoints(self.path / "checkpoints") as checkpoints:
-            state = jax.jit(self.init_state)()
+            state = jax.jit(self.init_state, out_shardings=self.everywhere)()
             self.banner(state)
             return self.run(state, checkpoints)
 
     def from_checkpoint(self) -> Run:
         with Checkpoints(self.path / "checkpoints") as checkpoints:
             state, progress = checkpoints.restore(jax.eval_shape(self.init_state))
+            state = jax.device_put(state, self.everywhere)
             progress, step = Progress(**progress), int(state.step)
             if progress.data_sha256 != self.progress.data_sha256:
                 raise UserError(_changed(self.config, self.path))
@@ -161,8 +164,7 @@ class _Fit:
         with self.report, StopRequest() as stop:
             state = self.loop(state, checkpoints, stop)
         self.farewell()
-        model = nnx.merge(trainer.graph(self.config.model), state.params)
-        return Run(self.path, self.config, self.tokenizer, model, int(state.step))
+        return Run(self.path, self.config, self.tokenizer, self.model(state), int(state.step))
 
     def loop(self, state: trainer.TrainState, checkpoints: Checkpoints, stop: StopRequest) -> trainer.TrainState:
         step, last = int(state.step), self.config.max_steps
@@ -237,9 +239,12 @@ class _Fit:
     def sample(self, state: trainer.TrainState) -> str:
         if self.config.sample_tokens == 0:
             return ""
-        model = nnx.merge(trainer.graph(self.config.model), state.params)
         prompt = self.tokenizer.encode(self.tokenizer.start)
-        return self.tokenizer.decode(sampling.generate(model, prompt, self.config.sample_tokens)[0])
+        return self.tokenizer.decode(sampling.generate(self.model(state), prompt, self.config.sample_tokens)[0])
+
+    def model(self, state: trainer.TrainState) -> nnx.Module:
+        """The model with the state's weights, on one device."""
+        return nnx.merge(trainer.graph(self.config.model), sharding.on_one(state.params))
 
     def add_row(self, row: dict[str, Any], losses: dict[str, float]) -> None:
         """To metrics.jsonl, if it is this step's turn, and to the progress line."""
@@ -271,10 +276,18 @@ class _Fit:
                 "dtype": f"{self.dtype}, {self.dtype_reason}",
                 "model": f"{m.architecture}, {size:,} parameters: {shape}",
                 "data": f"{c.data}: {train:,} tokens to train on, {val:,} to validate, {m.vocab_size} different ones",
-                "step": f"{c.batch_size * m.block_size:,} tokens: {c.batch_size} windows of {m.block_size}",
+                "step": f"{c.batch_size * m.block_size:,} tokens: {self.shares()}",
                 "run": f"{self.path}, {c.max_steps:,} steps",
             }
         )
+
+    def shares(self) -> str:
+        """How the windows of a batch are worked through."""
+        c, n = self.config, self.mesh.size
+        at_a_time = c.batch_size // n // sharding.micro_batches(c, self.mesh)
+        unit = "core" if self.device.platform == "cpu" else "device"
+        where = f" on each of {n} {unit}s" if n > 1 else ""
+        return f"{c.batch_size} windows of {c.model.block_size}, {at_a_time} at a time{where}"
 
     def farewell(self) -> None:
         """The result, and what to type next."""

@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from jaxgpt import backend, batches, ladder, optimizer, precision
+from jaxgpt import backend, batches, ladder, optimizer, precision, sharding
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.model import GPT
+from jaxgpt.sharding import AXIS
 
 
 class TrainState(NamedTuple):
@@ -58,6 +61,16 @@ def graph(config: ModelConfig) -> nnx.GraphDef:
     return nnx.split(nnx.eval_shape(lambda: build(config, 0)))[0]
 
 
+def n_params(config: ModelConfig) -> int:
+    """How many weights the model has."""
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: init_params(config, 0))))
+
+
+def make_mesh(config: TrainConfig) -> Mesh:
+    """The devices that a run of `config` uses on this machine."""
+    return sharding.mesh(config, n_params(config.model))
+
+
 def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
     """The state before the first step."""
     params = init_params(config.model, config.seed)
@@ -70,38 +83,47 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
-def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
+def make_train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> Callable:
     """The jitted `train_step(state, tokens) -> (state, metrics)`.
 
-    `tokens` (N,) is the whole training text, from which the step draws its own batch. The state that
-    is handed in is used up: its memory becomes the new state's.
+    `tokens` (N,) is the whole training text, from which the step draws its own batch, to be shared among the
+    devices of `mesh` (None: `make_mesh`). The state that is handed in is used up: its memory becomes the new state's.
     """
+    mesh = mesh or make_mesh(config)
     graphdef = graph(config.model)
     tx = optimizer.build(config)
     schedule = optimizer.learning_rate(config)
+    n = sharding.micro_batches(config, mesh)
+    everywhere = sharding.replicated(mesh)
 
     def loss_fn(params, x, y, key, scale):
         model = nnx.merge(graphdef, precision.cast(params, dtype))
         loss = cross_entropy(model(x, key), y).mean()
         return loss * scale, loss
 
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS), P(), P()), out_specs=P(), check_vma=False)
     def loss_and_grads(params, x, y, key, scale):
-        """Mean loss and gradients over the batch (B, T), one micro-batch after another."""
-        n = config.micro_batches
-        if n == 1:
-            (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, x, y, key, scale)
-            return loss, grads
+        """Mean loss and gradients over a batch (B, T), of which each device sees its own share (b, T)."""
+        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        gradients = jax.value_and_grad(loss_fn, has_aux=True)
 
         def add(total, part):
-            (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *part, scale)
+            (_, loss), grads = gradients(params, *part, scale)
             return jax.tree.map(jnp.add, total, (loss, grads)), None
 
-        parts = (x.reshape(n, -1, x.shape[1]), y.reshape(n, -1, y.shape[1]), jax.random.split(key, n))
-        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda t: t / n, total)
+        if n == 1:
+            (_, loss), grads = gradients(params, x, y, key, scale)
+            mean = loss, grads
+        else:  # one micro-batch after another
+            parts = (x.reshape(n, -1, x.shape[1]), y.reshape(n, -1, y.shape[1]), jax.random.split(key, n))
+            zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+            total, _ = jax.lax.scan(add, zeros, parts)
+            mean = jax.tree.map(lambda t: t / n, total)
+        return sharding.average(mean, mesh)
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=backend.compiler_options())
+    options = backend.compiler_options(mesh.devices.flat[0].platform)
+
+    @partial(jax.jit, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options)
     def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         batch_key, dropout_key = jax.random.split(key)
@@ -112,12 +134,9 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, finite=finite)
         # A gradient that is not finite must not reach the weights: such an update is left out.
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
-        )
+        params = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), state.params, updates)
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped)
         scale = precision.adjust_scale(state.loss_scale, finite, dtype)
@@ -126,15 +145,19 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype) -> Callable:
     return train_step
 
 
-def make_evaluate(config: TrainConfig, dtype: jnp.dtype) -> Callable:
+def make_evaluate(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> Callable:
     """The jitted `evaluate(params, tokens, starts, skips) -> mean loss` over windows of a text.
 
     `starts` and `skips` are those of `batches.fixed_windows`. Dropout is off.
     """
+    mesh = mesh or make_mesh(config)
     graphdef = graph(config.model)
     block_size = config.model.block_size
 
+    rows = P(None, AXIS)  # (W / B, B): each device takes its share of every row
+
     @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), rows, rows), out_specs=P(), check_vma=False)
     def evaluate(params, tokens, starts, skips):
         model_params = precision.cast(params, dtype)
 
@@ -145,7 +168,8 @@ def make_evaluate(config: TrainConfig, dtype: jnp.dtype) -> Callable:
             losses = cross_entropy(nnx.merge(graphdef, model_params)(x), y)
             return (total[0] + (losses * counts).sum(), total[1] + counts.sum()), None
 
-        (loss, count), _ = jax.lax.scan(add, (jnp.float32(0), jnp.int32(0)), (starts, skips))
+        total, _ = jax.lax.scan(add, (jnp.float32(0), jnp.int32(0)), (starts, skips))
+        loss, count = jax.lax.psum(total, AXIS)
         return loss / count
 
     return evaluate

@@ -9,10 +9,13 @@ os.environ.setdefault("JAXGPT_HOME", os.path.join(tempfile.gettempdir(), "jaxgpt
 # The tests compile some hundred programs and run each for a moment: compile them fast, not to be fast.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+import jax
 import numpy as np
 import pytest
 
 import jaxgpt
+
+jax.config.update("jax_num_cpu_devices", 4)  # so that what is shared among devices can be tested
 
 SPEAKERS = ("ROMEO", "JULIET", "NURSE")
 WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()  # noqa: SIM905

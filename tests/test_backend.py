@@ -53,13 +53,13 @@ def test_an_accelerator_gets_the_large_preset(platform, monkeypatch):
 
 
 def test_a_gpu_is_described_by_its_name(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     assert backend.describe(gpu("NVIDIA T4")) == "NVIDIA T4"
 
 
-def test_one_of_several_gpus_is_said_to_be_the_first(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    assert backend.describe(gpu("NVIDIA T4")) == "NVIDIA T4, the first of 4"
+def test_several_gpus_are_counted(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    assert backend.describe(gpu("NVIDIA T4")) == "4 x NVIDIA T4"
 
 
 def test_without_a_driver_the_cpu_is_used_and_the_reason_given(plugin_without_driver):

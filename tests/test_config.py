@@ -33,7 +33,7 @@ def complaint(function, *arguments, **changes) -> str:
         ("embd_dropout", 1.5),
         ("max_steps", 0),
         ("batch_size", 0),
-        ("micro_batches", 0),
+        ("micro_batches", -1),
         ("micro_batches", 5),
         ("learning_rate", 0.0),
         ("min_learning_rate", -1e-4),

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgpt import model
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import LayerNorm
 
@@ -30,13 +31,15 @@ def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(n, n_embd, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
 
 
-def linear(n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
-    """A linear layer, weights and bias uniform within 1 / sqrt(n_in)."""
+class Linear(model.Linear):
+    """The GPT's linear layer, its weights and bias uniform within 1 / sqrt(n_in)."""
 
-    def init(key, shape, dtype, out_sharding=None):
-        return jax.random.uniform(key, shape, dtype, -1, 1) / math.sqrt(n_in)
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True):
+        def uniform(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-1, maxval=1) / math.sqrt(n_in))
 
-    return nnx.Linear(n_in, n_out, use_bias=bias, kernel_init=init, bias_init=init, rngs=rngs)
+        self.kernel = uniform(n_in, n_out)
+        self.bias = uniform(n_out) if bias else None
 
 
 class Window(NamedTuple):
@@ -76,10 +79,10 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, n_embd: int, n_head: int, rngs: nnx.Rngs, project: bool = False):
         self.n_head = n_head
-        self.query = linear(n_embd, n_embd, rngs, bias=False)  # what a token looks for
-        self.key = linear(n_embd, n_embd, rngs, bias=False)  # what it offers
-        self.value = linear(n_embd, n_embd, rngs, bias=False)  # what it says
-        self.proj = linear(n_embd, n_embd, rngs) if project else None
+        self.query = Linear(n_embd, n_embd, rngs, bias=False)  # what a token looks for
+        self.key = Linear(n_embd, n_embd, rngs, bias=False)  # what it offers
+        self.value = Linear(n_embd, n_embd, rngs, bias=False)  # what it says
+        self.proj = Linear(n_embd, n_embd, rngs) if project else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         B, T, C = x.shape
@@ -103,7 +106,7 @@ class Head(Rung):
         self.config = config
         self.wte = embedding(config.vocab_size, C, rngs)
         self.wpe = embedding(config.block_size, C, rngs)
-        self.lm_head = linear(C, config.vocab_size, rngs)
+        self.lm_head = Linear(C, config.vocab_size, rngs)
         self.add_body(config, rngs)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -129,7 +132,7 @@ class FeedForward(MultiHead):
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         super().add_body(config, rngs)
-        self.think = linear(config.n_embd, config.n_embd, rngs)
+        self.think = Linear(config.n_embd, config.n_embd, rngs)
 
     def body(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu(self.think(super().body(x)))
@@ -141,8 +144,8 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, norm: bool):
         C = config.n_embd
         self.attn = SelfAttention(C, config.n_head, rngs, project=True)
-        self.c_fc = linear(C, 4 * C, rngs)
-        self.c_proj = linear(4 * C, C, rngs)
+        self.c_fc = Linear(C, 4 * C, rngs)
+        self.c_proj = Linear(4 * C, C, rngs)
         self.ln_1 = LayerNorm(C, bias=True) if norm else None
         self.ln_2 = LayerNorm(C, bias=True) if norm else None
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxgpt import backend, batches, cli, corpus, fit, ladder, presets, run, trainer
+from jaxgpt import backend, batches, cli, corpus, fit, ladder, presets, run, sharding, trainer
 from jaxgpt.errors import UserError
 
 PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung
@@ -55,8 +55,9 @@ def measure(trained: run.Run) -> dict[str, float]:
     """Train and validation loss, each over the lecture's random batches and over the whole split."""
     config = trained.config
     tokens = trained.tokenizer.encode(corpus.load(config.data))
-    evaluate = trainer.make_evaluate(config, jnp.dtype("float32"))
-    params = trainer.params_of(trained.model)
+    mesh = trainer.make_mesh(config)
+    evaluate = trainer.make_evaluate(config, jnp.dtype("float32"), mesh)
+    params = jax.device_put(trainer.params_of(trained.model), sharding.replicated(mesh))
     losses = {}
     for i, (name, text) in enumerate(zip(("train", "val"), map(jnp.asarray, batches.split(tokens)), strict=True)):
         shape = (LECTURE_BATCHES, config.batch_size)
