@@ -27,12 +27,13 @@ def build(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
 
     Loshchilov and Hutter 2017, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity(),
+    clip = optax.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
+    adamw = optax.chain(
         scale_by_adam(config.beta1, config.beta2),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
+    return optax.chain(clip, adamw)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:
