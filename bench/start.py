@@ -1,0 +1,81 @@
+"""How long until the first step is done: at the first start, which compiles, and at the second, which need not?
+
+    python bench/start.py --preset cpu
+
+Measured from the start of Python, for the training step alone and for `python train.py`, which before its first step
+also evaluates, and writes a sample. The text is made up, the cache of compiled programs a folder of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import race
+import tyro
+
+HERE = Path(__file__)
+TEXT = "".join(chr(32 + (i * i) % 65) for i in range(100_000))
+
+
+def step_alone(preset: str, home: Path) -> float:
+    """Seconds from the start of Python to the end of the first training step."""
+    began = time.perf_counter()
+    os.environ["JAXGPT_HOME"] = str(home)
+    contestant = race.Contestant([str(HERE.with_name("train_step.py")), "--contestant", preset])
+    contestant.process.stdout.readline()
+    seconds = time.perf_counter() - began
+    contestant.stop()
+    return seconds
+
+
+def whole_command(preset: str, home: Path) -> float:
+    """Seconds from the start of `python train.py` to the row of the first step in its metrics.jsonl."""
+    with tempfile.TemporaryDirectory() as folder:
+        text, out = Path(folder) / "text.txt", Path(folder) / "run"
+        text.write_text(TEXT, "utf-8")
+        flags = [f"--preset={preset}", f"--data={text}", f"--out={out}", "--log-interval=1", "--max-steps=100000"]
+        command = [sys.executable, str(HERE.parents[1] / "train.py"), *flags]
+        environment = {**os.environ, "JAXGPT_HOME": str(home)}
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+            while steps_done(out / "metrics.jsonl") < 1:
+                if process.poll() is not None:
+                    raise SystemExit("train.py ended before its first step")
+                time.sleep(0.01)
+            seconds = time.perf_counter() - began
+            process.kill()
+    return seconds
+
+
+def steps_done(path: Path) -> int:
+    rows = path.read_text("utf-8").splitlines() if path.exists() else []
+    return max((json.loads(row)["step"] for row in rows if row.endswith("}")), default=0)
+
+
+def main(preset: str = "cpu", rounds: int = 3, json: Path | None = None) -> None:
+    """Times first and second starts.
+
+    Args:
+        preset: Whose size.
+        rounds: How often; the medians count.
+        json: File to write the figures to.
+    """
+    results: dict[str, list[list[float]]] = {}
+    for name, seconds_of in {"the training step alone": step_alone, "python train.py": whole_command}.items():
+        results[name] = []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as home:
+                results[name].append([seconds_of(preset, Path(home)) for _ in range(2)])
+    rows = []
+    for name, pairs in results.items():
+        first, second = ([pair[i] for pair in pairs] for i in range(2))
+        rows.append((name, *(f"{race.median(s):.1f} s ({min(s):.1f} to {max(s):.1f})" for s in (first, second))))
+    race.report(f"To the end of the first step, `{preset}`", ("", "first start", "second start"), rows, results, json)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
