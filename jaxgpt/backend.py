@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+from functools import cache
 
 import jax
 
@@ -34,19 +35,35 @@ def _keep_freed_memory() -> None:
 
 
 def compiler_options(platform: str) -> dict[str, str | int]:
-    """What XLA is to do differently in a training step on devices of `platform`."""
-    if platform != "cpu":
+    """What XLA is to do differently in a training step on devices of `platform`.
+
+    Nothing where the environment has JAXGPT_PLAIN_XLA=1, and nothing that this version of XLA does not know.
+    """
+    if platform != "cpu" or os.environ.get("JAXGPT_PLAIN_XLA") == "1":
         return {}
-    forever = 10**9
-    return {
-        # This pass removes optimisation barriers before fusion, and so all that `model.cut` is for.
-        "xla_disable_hlo_passes": "cse_barrier_expander",
-        # A core that waits for another's gradient would end the program after 40 s, and so would a laptop
-        # that was closed in the middle of a step, or Ctrl-Z.
-        "xla_cpu_collective_call_terminate_timeout_seconds": forever,
-        "xla_cpu_collective_call_warn_stuck_seconds": forever,
-        "xla_cpu_collective_timeout_seconds": forever,
-    }
+    return {name: value for name, value in CPU_OPTIONS.items() if _known(name, value)}
+
+
+FOREVER = 10**9  # seconds
+CPU_OPTIONS = {
+    # This pass removes optimisation barriers before fusion, and so all that `model.cut` is for.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
+    # the middle of a step, or Ctrl-Z.
+    "xla_cpu_collective_call_terminate_timeout_seconds": FOREVER,
+    "xla_cpu_collective_call_warn_stuck_seconds": FOREVER,
+    "xla_cpu_collective_timeout_seconds": FOREVER,
+}
+
+
+@cache
+def _known(option: str, value: str | int) -> bool:
+    """Whether XLA takes this option: one that it does not know is an error."""
+    try:
+        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def cores() -> int:

@@ -107,3 +107,16 @@ def test_the_users_folder_of_compiled_programs_stays(settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     backend.setup()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    known = backend.compiler_options("cpu")
+    assert "xla_disable_hlo_passes" in known
+    monkeypatch.setitem(backend.CPU_OPTIONS, "xla_cpu_of_another_day", True)
+    assert backend.compiler_options("cpu") == known
+
+
+def test_options_are_for_a_cpu_and_can_be_switched_off(monkeypatch):
+    assert backend.compiler_options("gpu") == {}
+    monkeypatch.setenv("JAXGPT_PLAIN_XLA", "1")
+    assert backend.compiler_options("cpu") == {}

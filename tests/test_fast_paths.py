@@ -1,0 +1,46 @@
+"""What makes a step fast changes no number: the same losses as the plainest way to compute them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt import backend, ladder, model, presets, sharding, trainer
+from jaxgpt.config import TrainConfig, override
+
+SMALL = {"vocab_size": 13, "block_size": 70, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
+CONFIGS = {
+    **{name: presets.preset(name, **SMALL | {"block_size": 8}) for name in ladder.RUNGS},
+    "cpu": presets.preset("cpu", **SMALL, warmup_steps=1),
+    "t4": presets.preset("t4", **SMALL),
+    "widest": presets.preset("t4", **SMALL | {"n_embd": 96, "n_layer": 1}, tie_head=True, activation="gelu"),
+    "no bias": presets.preset("t4", **SMALL, bias=False),
+}
+
+
+def losses(config: TrainConfig, text: jax.Array, n_devices: int) -> list[float]:
+    """Of three updates in a row."""
+    mesh = sharding.over(jax.devices()[:n_devices])
+    step = trainer.make_train_step(config, jnp.dtype("float32"), mesh)
+    state = jax.device_put(trainer.init_state(config, jnp.dtype("float32")), sharding.replicated(mesh))
+    found = []
+    for _ in range(3):
+        state, metrics = step(state, text)
+        found += [metrics.loss.item(), metrics.grad_norm.item()]
+    return found
+
+
+def plain_attention(q, k, v, rate=0.0, key=None):
+    T = q.shape[1]
+    return model.attend(q, k, v, jnp.tril(jnp.ones((T, T), bool)), rate, key)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, monkeypatch):
+    text = jnp.asarray(np.cumsum(np.random.default_rng(0).choice([1, 3], 2000)) % 13, jnp.uint16)
+    fast = losses(override(config, micro_batches=2), text, 2)
+    monkeypatch.setattr(model, "cut", lambda x: x)
+    monkeypatch.setattr(model, "matmul", jnp.matmul)
+    monkeypatch.setattr(model, "causal_attention", plain_attention)
+    monkeypatch.setattr(backend, "compiler_options", lambda platform: {})
+    assert fast == pytest.approx(losses(override(config, micro_batches=1), text, 1), rel=2e-5)
