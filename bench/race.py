@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # contestants import jaxgpt from here, installed or not
+
 ROUNDS = 7
 TURN_SECONDS = 1.0  # a turn repeats what is quicker than this
 
@@ -31,14 +33,24 @@ def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
     run()
     first = time.perf_counter() - began
     run()
-    print(json.dumps({"first": first}), file=answers, flush=True)
+    gpu = _gpu()
+    device = None if gpu is None else gpu.device_kind
+    print(json.dumps({"first": first, "device": device}), file=answers, flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
         for _ in range(int(line)):
             run()
         seconds = (time.perf_counter() - began) / int(line)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if gpu is not None:
+            peak = gpu.memory_stats()["peak_bytes_in_use"]
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers, flush=True)
+
+
+def _gpu():
+    """The GPU or other accelerator that a contestant runs on, if it uses JAX and there is one."""
+    jax = sys.modules.get("jax")
+    return next((device for device in jax.devices() if device.platform != "cpu"), None) if jax else None
 
 
 class Contestant:
@@ -53,7 +65,8 @@ class Contestant:
 
     def started(self) -> "Contestant":
         """Waits until it is ready, and sees how often it should run in a turn."""
-        self.first_seconds = self.answer()["first"]
+        answer = self.answer()
+        self.first_seconds, self.device = answer["first"], answer["device"]
         self.turn()
         self.repeats = max(1, round(TURN_SECONDS / self.seconds.pop()))
         return self
@@ -97,6 +110,7 @@ def race(contestants: dict[str, list[str]], rounds: int = ROUNDS) -> dict[str, d
             "seconds": c.seconds,
             "first_seconds": c.first_seconds,
             "peak_bytes": c.peak_bytes,
+            "device": c.device,
         }
         for name, c in running.items()
     }
@@ -128,12 +142,16 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Prints a markdown table."""
+    print("\n".join(f"| {' | '.join(map(str, row))} |" for row in [headings, ("---",) * len(headings), *rows]))
+
+
 def report(title: str, headings: tuple[str, ...], rows: list[tuple[Any, ...]], results: dict, json_path: Path | None):
     """Prints a markdown table with the machine's facts under it, and writes `results` as JSON if asked to."""
     facts = machine()
-    table = [headings, ("---",) * len(headings), *rows]
     print(f"\n{title}\n")
-    print("\n".join(f"| {' | '.join(map(str, row))} |" for row in table))
+    table(headings, rows)
     print(f"\n{facts['date']}; {facts['processor']}; {facts['versions']}; commit {facts['commit']}.")
     if json_path is not None:
         json_path.write_text(json.dumps({"title": title, "machine": facts, **results}, indent=2) + "\n", "utf-8")

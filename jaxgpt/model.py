@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxgpt.attention import attend, causal_attention
 from jaxgpt.config import ModelConfig
+from jaxgpt.ops import add_bias, cut, dropout, layer_norm, matmul, relu
 
-ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
+ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 
 
 class Cache(NamedTuple):
@@ -26,77 +28,6 @@ class Cache(NamedTuple):
     k: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
     v: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
     length: jax.Array  # (), how many of the S places are filled
-
-
-def cut(x: jax.Array) -> jax.Array:
-    """`x`, computed once and kept. XLA otherwise computes what looks cheap again for every reader of it, and the
-    gradient of the residual stream, a sum with a term a layer, has many readers."""
-    return jax.lax.optimization_barrier(x)
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` and scales the rest up to keep its mean; without a key, `x` itself.
-
-    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
-    """
-    if key is None or rate == 0:
-        return x
-    keep = random_bits(key, x.shape) >= jnp.uint32(rate * 2**32)
-    return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
-
-
-def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """32 random bits for each place of `shape`: its index, hashed with two words of the key.
-
-    The hash is Chris Wellons' lowbias32 with the second word added half-way. It is far cheaper than
-    `jax.random.bits`, and the backward pass computes it again instead of keeping a mask.
-    """
-    first, second = jax.random.bits(key, (2,))
-    index = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    x = index ^ first
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) + second
-    x = x * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-QUERIES = 64  # in a chunk of causal attention
-
-
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, rate: float = 0.0, key=None) -> jax.Array:
-    """`attend` where token t may see tokens 0 to t, (B, T, H, D) all: a chunk of queries at a time, each with
-    the keys that one of them may see, so that almost half of the scores are never computed."""
-    T = q.shape[1]
-    chunks = []
-    for i, start in enumerate(range(0, T, QUERIES)):
-        end = min(start + QUERIES, T)
-        mask = jnp.arange(end) <= jnp.arange(start, end)[:, None]
-        chunk_key = None if key is None else jax.random.fold_in(key, i)
-        chunks.append(attend(q[:, start:end], k[:, :end], v[:, :end], mask, rate, chunk_key))
-    return jnp.concatenate(chunks, axis=1)
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, key=None) -> jax.Array:
-    """Scaled dot-product attention: each token's average of the values it may see, weighted by likeness.
-
-    Args:
-        q: (B, T, H, D) what each token asks.
-        k, v: (B, S, H, D) what each token offers, and what it says.
-        mask: (T, S) true where token t may see token s.
-        rate, key: dropout of the weights.
-
-    Returns:
-        (B, T, H, D).
-
-    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 1.
-    """
-    scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)  # (B, H, T, S)
-    scores = scores / math.sqrt(q.shape[-1])  # by the head's width D: keeps the softmax from saturating
-    scores = jnp.where(mask, scores, -jnp.inf)  # no weight at all on what may not be seen
-    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, key).astype(v.dtype)  # (B, H, T, S)
-    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 class LayerNorm(nnx.Module):
@@ -110,46 +41,37 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(n_embd)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        centred = x32 - x32.mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * self.scale[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
-
-
-@jax.custom_vjp
-def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`x @ w`, (..., K) by (K, N), with operands that are computed once and a backward pass that is fast."""
-    return x @ w
-
-
-def _matmul_forward(x, w):
-    x = cut(x)  # read here and again for the gradient of w
-    return x @ w, (x, w)
-
-
-def _matmul_backward(kept, g):
-    x, w = kept
-    g = cut(g)  # read for both gradients
-    rows = tuple(range(x.ndim - 1))
-    # A product over rows transposes a copy of its left operand: let that be the narrow one.
-    left, right = (x, g) if x.shape[-1] <= g.shape[-1] else (g, x)
-    dw = jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
-    return g @ w.T, dw if left is x else dw.T
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
+        return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...])
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, with GPT-2's initialisation: N(0, std) and zero."""
+    """`x @ kernel + bias` in the kernel's type, with GPT-2's initialisation: N(0, std) and zero."""
 
-    def __init__(self, n_in: int, n_out: int, bias: bool, rngs: nnx.Rngs, std: float = 0.02):
+    def __init__(self, n_in: int, n_out: int, bias: bool, rngs: nnx.Rngs, std: float = 0.02, dtype=None):
+        self.dtype = dtype  # of what comes out, if not the kernel's
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out)))
         self.bias = nnx.Param(jnp.zeros(n_out)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.kernel[...])
-        return y if self.bias is None else y + self.bias[...]
+        w = self.kernel[...]
+        y = matmul(x.astype(w.dtype), w, self.dtype or w.dtype)
+        return y if self.bias is None else add_bias(y, self.bias[...])
+
+
+class Embed(nnx.Module):
+    """A learnt row of channels for each of `n` tokens, or positions, from N(0, std)."""
+
+    def __init__(self, n: int, n_embd: int, rngs: nnx.Rngs, std: float = 0.02):
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, n_embd)))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """(...) whole numbers to (..., C) in float32, in which the gradients of a row that occurs often add up."""
+        return self.embedding[...].astype(jnp.float32)[tokens]
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        """How much `x` (..., C) is like each row: (..., n) in float32, by a product in the table's type."""
+        table = self.embedding[...]
+        return matmul(x.astype(table.dtype), table.T, jnp.float32)
 
 
 class CausalSelfAttention(nnx.Module):
@@ -230,13 +152,13 @@ class GPT(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.02)
+        C, V = config.n_embd, config.vocab_size
         self.config = config
-        self.wte = nnx.Embed(config.vocab_size, config.n_embd, embedding_init=init, rngs=rngs)
-        self.wpe = nnx.Embed(config.block_size, config.n_embd, embedding_init=init, rngs=rngs)
+        self.wte = Embed(V, C, rngs)
+        self.wpe = Embed(config.block_size, C, rngs)
         self.h = nnx.List([Block(config, rngs) for _ in range(config.n_layer)])
-        self.ln_f = LayerNorm(config.n_embd, config.bias)
-        self.lm_head = None if config.tie_head else Linear(config.n_embd, config.vocab_size, config.bias, rngs)
+        self.ln_f = LayerNorm(C, config.bias)
+        self.lm_head = None if config.tie_head else Linear(C, V, config.bias, rngs, dtype=jnp.float32)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Scores of every next token: (B, T) whole numbers to (B, T, V) float32 logits; T <= block_size.
@@ -263,7 +185,9 @@ class GPT(nnx.Module):
         T, start = tokens.shape[1], 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
         x = self.wte(tokens) + self.wpe(start + jnp.arange(T))  # (B, T, C)
-        x = dropout(x, self.config.embd_dropout, keys[0])
+        # The stream is in the type of the products: it is read and written more often than anything else (bench/t4.py),
+        # in float32 twice the bytes each time, and what it rounds off is no more than what the products do.
+        x = dropout(x, self.config.embd_dropout, keys[0]).astype(self.wte.embedding.dtype)
         ks, vs = [], []
         for i, block in enumerate(self.h):
             past = None if cache is None else (cache.k[i], cache.v[i], start)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.model import cut
+from jaxgpt.ops import cut
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import backend, ladder, model, presets, sharding, trainer
+from jaxgpt import attention, backend, ladder, model, ops, optimizer, presets, sharding, trainer
 from jaxgpt.config import TrainConfig, override
 
 SMALL = {"vocab_size": 13, "block_size": 70, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
@@ -32,15 +32,24 @@ def losses(config: TrainConfig, text: jax.Array, n_devices: int) -> list[float]:
 
 def plain_attention(q, k, v, rate=0.0, key=None):
     T = q.shape[1]
-    return model.attend(q, k, v, jnp.tril(jnp.ones((T, T), bool)), rate, key)
+    return attention.attend(q, k, v, jnp.tril(jnp.ones((T, T), bool)))
+
+
+def plain_layer_norm(x, scale, bias):
+    y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale
+    return y if bias is None else y + bias
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, monkeypatch):
     text = jnp.asarray(np.cumsum(np.random.default_rng(0).choice([1, 3], 2000)) % 13, jnp.uint16)
     fast = losses(override(config, micro_batches=2), text, 2)
-    monkeypatch.setattr(model, "cut", lambda x: x)
-    monkeypatch.setattr(model, "matmul", jnp.matmul)
+    for module in (model, ops, optimizer):
+        monkeypatch.setattr(module, "cut", lambda x: x)
+    monkeypatch.setattr(model, "matmul", lambda x, w, dtype: x @ w)
+    monkeypatch.setattr(model, "add_bias", jnp.add)
+    monkeypatch.setattr(model, "layer_norm", plain_layer_norm)
+    monkeypatch.setattr(model, "ACTIVATIONS", {"gelu": jax.nn.gelu, "relu": jax.nn.relu})
     monkeypatch.setattr(model, "causal_attention", plain_attention)
     monkeypatch.setattr(backend, "compiler_options", lambda platform: {})
     assert fast == pytest.approx(losses(override(config, micro_batches=1), text, 1), rel=2e-5)

@@ -6,12 +6,13 @@ from functools import partial
 
 import flax
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from programs import products
 
+from jaxgpt import attention as attention_module
 from jaxgpt import model, precision, trainer
 from jaxgpt.config import ModelConfig, TrainConfig
 
@@ -103,18 +104,6 @@ def test_no_two_matrices_start_alike():
     assert len(set(firsts)) == len(firsts) == 3 + 2 * 4
 
 
-def products(jaxpr) -> set[str]:
-    """The types of all operands of matrix products in a program, and in those that it calls."""
-    found = set()
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            found |= {str(operand.aval.dtype) for operand in equation.invars}
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            found |= products(inner)
-    return found
-
-
-@pytest.mark.xfail(strict=True, reason="nnx.Embed promotes to the type it was made with, and biases promote too")
 @pytest.mark.parametrize("tie_head, bias", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_matrix_products_run_in_the_type_of_the_weights(dtype, tie_head, bias):
@@ -203,7 +192,7 @@ def test_attention_is_the_average_weighted_by_likeness(T, S, start):
 
 @pytest.mark.parametrize("queries", [1, 2, 5, 64], ids="chunks of {}".format)
 def test_causal_attention_in_chunks_is_attention_to_the_past_and_oneself(queries, monkeypatch):
-    monkeypatch.setattr(model, "QUERIES", queries)
+    monkeypatch.setattr(attention_module, "QUERIES", queries)
     q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 3, 4)).astype(np.float32)
     ours = model.causal_attention(*map(jnp.asarray, (q, k, v)))
     np.testing.assert_allclose(ours, slow_attention(q, k, v, np.tri(5, dtype=bool)), atol=1e-5)
@@ -306,7 +295,7 @@ def test_the_same_key_drops_the_same():
 
 def test_every_chunk_of_queries_drops_something_else(monkeypatch):
     # Equal scores, and values that show by whom they were looked at: the output is the weights.
-    monkeypatch.setattr(model, "QUERIES", 64)
+    monkeypatch.setattr(attention_module, "QUERIES", 64)
     q, v = jnp.zeros((1, 128, 1, 128)), jnp.eye(128)[None, :, None]
     weights = np.asarray(model.causal_attention(q, q, v, 0.5, jax.random.key(0)))[0, :, 0]  # (T, S)
     seen = np.tri(128, dtype=bool)

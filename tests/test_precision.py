@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import pytest
+from programs import products
 
-from jaxgpt import precision
+from jaxgpt import ladder, precision, presets, trainer
 from jaxgpt.precision import LossScale, adjust_scale
 
 CPU = SimpleNamespace(platform="cpu")
@@ -97,3 +99,24 @@ def test_the_scale_never_grows_out_of_float32():
 @pytest.mark.parametrize("finite", [True, False])
 def test_other_types_keep_their_scale(dtype, finite):
     assert adjusted(scale_of(1, precision.GROWTH_STEPS - 1), finite, dtype) == (1, precision.GROWTH_STEPS - 1)
+
+
+SIZES = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 2}
+STEPS = {
+    **{name: {"preset": name} for name in ladder.RUNGS if name != "bigram"},  # which has no products
+    "cpu": {"preset": "cpu"},
+    "t4": {"preset": "t4"},
+    "gpt2": {"preset": "cpu", "bias": True, "dropout": 0.1, "embd_dropout": 0.1, "micro_batches": 2},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_product_of_a_training_step_runs_in_the_chosen_type(name, dtype):
+    changes = dict(STEPS[name])
+    config = presets.preset(changes.pop("preset"), **SIZES, **changes)
+    step = trainer.make_train_step(config, jnp.dtype(dtype))
+    state = jax.eval_shape(lambda: trainer.init_state(config, jnp.dtype(dtype)))
+    program = step.trace(state, jax.ShapeDtypeStruct((100,), jnp.uint16)).jaxpr
+    assert products(program.jaxpr) == {dtype}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

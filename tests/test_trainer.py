@@ -1,5 +1,6 @@
 """A step of training and an evaluation: their figures, and that nothing hidden goes into them."""
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -31,13 +32,13 @@ def train_step(config: TrainConfig, dtype=F32):
 
 
 @cache
-def init_state(seed: int, dtype=F32):
-    return jax.jit(lambda: trainer.init_state(override(CONFIG, seed=seed), dtype))
+def init_state(seed: int, dtype=F32, model: ModelConfig = MODEL):
+    return jax.jit(lambda: trainer.init_state(dataclasses.replace(CONFIG, seed=seed, model=model), dtype))
 
 
 def run(config: TrainConfig, text: jax.Array, steps: int, dtype=F32):
     """The state after some steps from the start, and the metrics of each."""
-    state, metrics = init_state(config.seed, dtype)(), []
+    state, metrics = init_state(config.seed, dtype, config.model)(), []
     for _ in range(steps):
         state, of_step = train_step(config, dtype)(state, text)
         metrics.append(of_step)
@@ -128,10 +129,14 @@ def test_every_micro_batch_drops_something_else(monkeypatch):
     assert len(set(losses)) == len(losses) == 4
 
 
+LIKE_T4 = override(CONFIG, activation="relu", qkv_bias=False, tie_head=False, dropout=0.2)
+
+
+@pytest.mark.parametrize("config", [CONFIG, LIKE_T4], ids=["tied, GELU", "like t4"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_run_in_half_precision_learns_as_well(text, dtype):
-    single, single_metrics = run(CONFIG, text, 30)
-    half, half_metrics = run(CONFIG, text, 30, jnp.dtype(dtype))
+def test_a_run_in_half_precision_learns_as_well(text, dtype, config):
+    single, single_metrics = run(config, text, 30)
+    half, half_metrics = run(config, text, 30, jnp.dtype(dtype))
     assert half_metrics[-1].loss == pytest.approx(single_metrics[-1].loss.item(), abs=0.02)
     assert differ(half.params, single.params)  # it was not single precision under another name
     assert all(leaf.dtype == F32 for leaf in jax.tree.leaves(half.params))
@@ -152,12 +157,33 @@ def infinite_loss(logits, targets):
     return jnp.full(targets.shape, jnp.inf)
 
 
+def loss_not_a_number(logits, targets):
+    return logits[..., 0] * jnp.nan
+
+
 def gradient_not_a_number(logits, targets):
     """A finite loss whose gradient is infinity times zero."""
     return jnp.sqrt(logits.sum(-1) * 0) + 1
 
 
-@pytest.mark.parametrize("broken, dtype", [(infinite_loss, "float32"), (gradient_not_a_number, "float16")])
+def one_infinite_gradient(logits, targets):
+    """A finite loss with a gradient that is infinite for one score of one token."""
+    losses = logits.sum(-1) * 1e-3
+    return losses.at[0, 0].add(jnp.sqrt(logits[0, 0, 0] - jax.lax.stop_gradient(logits[0, 0, 0])))
+
+
+@pytest.mark.parametrize(
+    "broken, dtype",
+    [
+        (infinite_loss, "float32"),
+        (loss_not_a_number, "bfloat16"),
+        (loss_not_a_number, "float16"),
+        (gradient_not_a_number, "float16"),
+        (gradient_not_a_number, "float32"),
+        (one_infinite_gradient, "bfloat16"),
+        (one_infinite_gradient, "float16"),
+    ],
+)
 def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch, broken, dtype):
     state, _ = run(CONFIG, text, 2, jnp.dtype(dtype))
     params, opt_state, factor = jax.tree.map(np.array, (state.params, state.opt_state, state.loss_scale.factor))
@@ -171,6 +197,10 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch,
     assert_same(*moments)  # the count of the bias correction is among them; the schedule goes on with the step
     assert state.step == 4
     assert state.loss_scale.factor == (factor / 4 if dtype == "float16" else factor)
+    monkeypatch.undo()
+    state, metrics = train_step(CONFIG, jnp.dtype(dtype))(state, text)  # as if nothing had been
+    assert metrics.skipped == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def test_a_good_update_ends_the_count_of_those_left_out(text):

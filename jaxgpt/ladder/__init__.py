@@ -21,23 +21,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxgpt import model
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import LayerNorm
+from jaxgpt.model import Embed, LayerNorm, Linear
+from jaxgpt.ops import product
 
 
-def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> nnx.Embed:
+def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> Embed:
     """A row for each of `n` tokens, from N(0, 1)."""
-    return nnx.Embed(n, n_embd, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+    return Embed(n, n_embd, rngs, std=1.0)
 
 
-class Linear(model.Linear):
-    """The GPT's linear layer, its weights and bias uniform within 1 / sqrt(n_in)."""
+class TorchLinear(Linear):
+    """A linear layer, weights and bias uniform within 1 / sqrt(n_in)."""
 
-    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True):
-        def uniform(*shape: int) -> nnx.Param:
+    def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True, dtype=None):
+        def uniform(*shape):
             return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-1, maxval=1) / math.sqrt(n_in))
 
+        self.dtype = dtype  # of what comes out, if not the kernel's
         self.kernel = uniform(n_in, n_out)
         self.bias = uniform(n_out) if bias else None
 
@@ -79,10 +80,10 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, n_embd: int, n_head: int, rngs: nnx.Rngs, project: bool = False):
         self.n_head = n_head
-        self.query = Linear(n_embd, n_embd, rngs, bias=False)  # what a token looks for
-        self.key = Linear(n_embd, n_embd, rngs, bias=False)  # what it offers
-        self.value = Linear(n_embd, n_embd, rngs, bias=False)  # what it says
-        self.proj = Linear(n_embd, n_embd, rngs) if project else None
+        self.query = TorchLinear(n_embd, n_embd, rngs, bias=False)  # what a token looks for
+        self.key = TorchLinear(n_embd, n_embd, rngs, bias=False)  # what it offers
+        self.value = TorchLinear(n_embd, n_embd, rngs, bias=False)  # what it says
+        self.proj = TorchLinear(n_embd, n_embd, rngs) if project else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         B, T, C = x.shape
@@ -91,10 +92,12 @@ class SelfAttention(nnx.Module):
             part(x).reshape(B, T, H, D).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
             for part in (self.query, self.key, self.value)
         )
-        scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)  # (B, H, T, T), by the head's width, not by C
+        scores = product("bhtd,bhsd->bhts", q, k, jnp.float32)  # q @ k.T, (B, H, T, T)
+        scores = scores / math.sqrt(D)  # by the head's width, not by C
         not_ahead = jnp.tril(jnp.ones((T, T), bool))
         weights = jax.nn.softmax(jnp.where(not_ahead, scores, -jnp.inf))  # each row: positive, sums to 1
-        h = (weights @ v).swapaxes(1, 2).reshape(B, T, C)  # the heads side by side
+        h = product("bhts,bhsd->bhtd", weights.astype(v.dtype), v, v.dtype)  # weights @ v
+        h = h.swapaxes(1, 2).reshape(B, T, C)  # the heads side by side
         return h if self.proj is None else self.proj(h)
 
 
@@ -106,7 +109,7 @@ class Head(Rung):
         self.config = config
         self.wte = embedding(config.vocab_size, C, rngs)
         self.wpe = embedding(config.block_size, C, rngs)
-        self.lm_head = Linear(C, config.vocab_size, rngs)
+        self.lm_head = TorchLinear(C, config.vocab_size, rngs, dtype=jnp.float32)
         self.add_body(config, rngs)
 
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -132,7 +135,7 @@ class FeedForward(MultiHead):
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         super().add_body(config, rngs)
-        self.think = Linear(config.n_embd, config.n_embd, rngs)
+        self.think = TorchLinear(config.n_embd, config.n_embd, rngs)
 
     def body(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu(self.think(super().body(x)))
@@ -144,8 +147,8 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, norm: bool):
         C = config.n_embd
         self.attn = SelfAttention(C, config.n_head, rngs, project=True)
-        self.c_fc = Linear(C, 4 * C, rngs)
-        self.c_proj = Linear(4 * C, C, rngs)
+        self.c_fc = TorchLinear(C, 4 * C, rngs)
+        self.c_proj = TorchLinear(4 * C, C, rngs)
         self.ln_1 = LayerNorm(C, bias=True) if norm else None
         self.ln_2 = LayerNorm(C, bias=True) if norm else None
 
