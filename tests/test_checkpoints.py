@@ -204,10 +204,6 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def largest(folder: Path) -> Path:
-    return max(files_of(folder), key=lambda path: path.stat().st_size)
-
-
 def garbage(path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
 
@@ -217,12 +213,12 @@ def truncate(path: Path) -> None:
 
 
 DAMAGED = {
-    "weights": lambda folder: largest(folder / "params" / "ocdbt.process_0" / "d"),
-    "index of the weights": lambda folder: folder / "params" / "manifest.ocdbt",
-    "names of the weights": lambda folder: folder / "params" / "_METADATA",
-    "optimiser": lambda folder: largest(folder / "rest" / "ocdbt.process_0" / "d"),
-    "progress": lambda folder: folder / "progress" / "metadata",
-    "loss": lambda folder: folder / "metrics" / "metrics",
+    "weights": lambda folder: files_of(folder / "params" / "ocdbt.process_0" / "d"),
+    "index of the weights": lambda folder: [folder / "params" / "manifest.ocdbt"],
+    "names of the weights": lambda folder: [folder / "params" / "_METADATA"],
+    "optimiser": lambda folder: files_of(folder / "rest" / "ocdbt.process_0" / "d"),
+    "progress": lambda folder: [folder / "progress" / "metadata"],
+    "loss": lambda folder: [folder / "metrics" / "metrics"],
 }
 
 
@@ -231,7 +227,8 @@ DAMAGED = {
 @pytest.mark.parametrize("part", list(DAMAGED)[:-1])
 def test_a_damaged_checkpoint_is_called_damaged(tmp_path, part, damage):
     folder = saved(tmp_path, {5: 1.0}) / "5"
-    damage(DAMAGED[part](folder))
+    for path in DAMAGED[part](folder):
+        damage(path)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="seems damaged") as caught:
         checkpoints.restore(LIKE)
     assert str(folder) in str(caught.value)
@@ -239,7 +236,8 @@ def test_a_damaged_checkpoint_is_called_damaged(tmp_path, part, damage):
 
 @pytest.mark.parametrize("damage", [garbage, truncate])
 def test_a_damaged_loss_is_called_damaged(tmp_path, damage):
-    damage(DAMAGED["loss"](saved(tmp_path, {5: 1.0}) / "5"))
+    (loss,) = DAMAGED["loss"](saved(tmp_path, {5: 1.0}) / "5")
+    damage(loss)
     with pytest.raises(UserError, match="damaged"), Checkpoints(tmp_path) as checkpoints:
         checkpoints.restore(LIKE)
 
@@ -250,7 +248,7 @@ def test_whatever_file_is_damaged_no_wrong_number_is_read(tmp_path, damage):
     folder = saved(tmp_path, {5: 1.0}) / "5"
     outcomes = set()
     for path in files_of(folder):
-        if path == DAMAGED["loss"](folder):
+        if path in DAMAGED["loss"](folder):
             continue
         whole = path.read_bytes()
         damage(path)
