@@ -23,9 +23,20 @@ ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far, so that the next token need not read them again."""
 
-    k: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
-    v: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
+    k: tuple[jax.Array, ...]  # a layer each, (B, H, S, D): what one head reads for one token lies in one piece
+    v: tuple[jax.Array, ...]  # a layer each, (B, H, S, D)
     length: jax.Array  # (), how many of the S places are filled
+
+    def resized(self, places: int) -> "Cache":
+        """The same with S = `places`, no fewer than now."""
+        more = [(0, 0), (0, 0), (0, places - self.k[0].shape[2]), (0, 0)]
+        k, v = jax.tree.map(lambda x: jnp.pad(x, more), (self.k, self.v))
+        return Cache(k, v, self.length)
+
+    def repeated(self, n: int) -> "Cache":
+        """`n` of every sequence."""
+        k, v = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), (self.k, self.v))
+        return Cache(k, v, self.length)
 
 
 def cut(x: jax.Array) -> jax.Array:
@@ -119,7 +130,16 @@ class LayerNorm(nnx.Module):
 @jax.custom_vjp
 def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     """`x @ w`, (..., K) by (K, N), with operands that are computed once and a backward pass that is fast."""
-    return x @ w
+    return row_matmul(x, w) if x.size == x.shape[-1] and jax.default_backend() == "cpu" else x @ w
+
+
+def row_matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`x @ w` for a single row `x`. XLA's CPU code reads the matrix of such a product with one core, but the
+    matrices of a batch of products with all of them: so the rows of `w` are halved, and the products added."""
+    K, N = w.shape
+    n = 2 if K % 2 == 0 else 1
+    halves = jnp.einsum("nk,nkm->nm", x.reshape(n, K // n), w.reshape(n, K // n, N))
+    return halves.sum(0).reshape(*x.shape[:-1], N)
 
 
 def _matmul_forward(x, w):
@@ -179,10 +199,13 @@ class CausalSelfAttention(nnx.Module):
             y = causal_attention(q, k, v, self.config.dropout, weights_key)
         else:
             past_k, past_v, start = past
-            k = jax.lax.dynamic_update_slice_in_dim(past_k, k.astype(past_k.dtype), start, axis=1)  # (B, S, H, D)
-            v = jax.lax.dynamic_update_slice_in_dim(past_v, v.astype(past_v.dtype), start, axis=1)
-            mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
-            y = attend(q, k, v, mask)
+            k, v = k.swapaxes(1, 2).astype(past_k.dtype), v.swapaxes(1, 2).astype(past_v.dtype)  # (B, H, T, D)
+            k = jax.lax.dynamic_update_slice_in_dim(past_k, k, start, axis=2)  # (B, H, S, D)
+            v = jax.lax.dynamic_update_slice_in_dim(past_v, v, start, axis=2)
+            mask = jnp.arange(k.shape[2]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
+            # Every head as a sequence of its own: the cache is read as it lies, not transposed.
+            alone = (x.reshape(B * H, x.shape[2], 1, C // H) for x in (q.swapaxes(1, 2), k, v))
+            y = attend(*alone, mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
 
 
@@ -245,21 +268,22 @@ class GPT(nnx.Module):
         """
         return self._run(tokens, None, key)[0]
 
-    def empty_cache(self, batch_size: int) -> Cache:
-        """A cache for `batch_size` sequences that have read nothing yet."""
+    def empty_cache(self, batch_size: int, places: int | None = None) -> Cache:
+        """A cache for `batch_size` sequences that have read nothing yet, with `places` for tokens or `block_size`."""
         c = self.config
-        shape = (batch_size, c.block_size, c.n_head, c.n_embd // c.n_head)
+        shape = (batch_size, c.n_head, places or c.block_size, c.n_embd // c.n_head)
         zeros = tuple(jnp.zeros(shape, self.wte.embedding.dtype) for _ in self.h)
         return Cache(zeros, zeros, jnp.int32(0))
 
-    def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode(self, tokens: jax.Array, cache: Cache, only: jax.Array | None = None) -> tuple[jax.Array, Cache]:
         """Reads `tokens` (B, T) after those in `cache`: logits (B, T, V) and the longer cache.
 
-        There must be room: `cache.length + T <= block_size`.
+        There must be room: `cache.length + T` places at least. With `only` (), the index of one of the
+        T tokens, the logits are that token's alone, (B, 1, V).
         """
-        return self._run(tokens, cache, None)
+        return self._run(tokens, cache, None, only)
 
-    def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None):
+    def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, only: jax.Array | None = None):
         T, start = tokens.shape[1], 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
         x = self.wte(tokens) + self.wpe(start + jnp.arange(T))  # (B, T, C)
@@ -270,6 +294,7 @@ class GPT(nnx.Module):
             x, k, v = block(x, past, keys[1 + i])
             ks.append(k)
             vs.append(v)
+        x = x if only is None else jax.lax.dynamic_slice_in_dim(x, only, 1, axis=1)  # (B, 1, C)
         x = self.ln_f(x)
         logits = self.wte.attend(x) if self.lm_head is None else self.lm_head(x)  # (B, T, V)
         return logits.astype(jnp.float32), Cache(tuple(ks), tuple(vs), start + T)

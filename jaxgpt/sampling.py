@@ -18,6 +18,7 @@ from flax import nnx
 from jaxgpt.errors import UserError
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
+FEWEST = 32  # places in a cache: to save more is not worth a program
 
 
 class Sampler(NamedTuple):
@@ -75,13 +76,18 @@ class _Writing(NamedTuple):
     logits: jax.Array  # (B, V), of the token to come
 
 
-@partial(jax.jit, static_argnums=0)
-def _read(graphdef: nnx.GraphDef, params, window: jax.Array, length: jax.Array) -> _Writing:
-    """Takes the first `length` tokens of `window` (B, S) into a fresh cache."""
+@partial(jax.jit, static_argnums=(0, 1))
+def _read(graphdef: nnx.GraphDef, copies: int, params, window: jax.Array, length: jax.Array) -> _Writing:
+    """Takes the first `length` tokens of `window` (R, S) into a fresh cache; then `copies` of each of the R."""
     model = nnx.merge(graphdef, params)
-    logits, cache = model.decode(window, model.empty_cache(window.shape[0]))
+    logits, cache = model.decode(window, model.empty_cache(*window.shape), length - 1)
     # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
-    return _Writing(cache._replace(length=length), logits[:, length - 1])
+    return _Writing(cache._replace(length=length).repeated(copies), jnp.repeat(logits[:, 0], copies, axis=0))
+
+
+@partial(jax.jit, static_argnums=0)
+def _grow(places: int, writing: _Writing) -> _Writing:
+    return writing._replace(cache=writing.cache.resized(places))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -118,22 +124,32 @@ def stream(
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
-    text = np.tile(np.asarray(prompt, np.int32), (samples, 1))  # (B, P), grows
+    text = np.asarray(prompt, np.int32)[None]  # (1, P), and with the first new tokens (B, P)
     chunk = max(1, min(CHUNK, S // 2))
     keep = max(1, S - chunk)  # of the prompt; later, when the cache is full, half of it
-    room = 0
+    filled = places = S
     for first in range(0, tokens, chunk):
-        if room < chunk:
+        if filled + chunk > S:
             kept = text[:, -keep:]
-            window = np.zeros((samples, S), np.int32)
-            window[:, : kept.shape[1]] = kept
-            writing = _read(graphdef, params, window, jnp.int32(kept.shape[1]))
-            room, keep = S - kept.shape[1], max(1, S // 2)
+            filled, keep = kept.shape[1], max(1, S // 2)
+            places = _places(filled + chunk, S)
+            window = np.zeros((len(kept), places), np.int32)
+            window[:, :filled] = kept
+            writing = _read(graphdef, samples // len(kept), params, window, jnp.int32(filled))
+        elif filled + chunk > places:
+            places = _places(filled + chunk, S)
+            writing = _grow(places, writing)
         writing, new = _write(graphdef, sampler or Sampler(), chunk, params, writing, keys, jnp.int32(first))
-        room -= chunk
+        filled += chunk
         new = np.asarray(new)[:, : tokens - first]
-        text = np.concatenate([text, new], axis=1)
+        text = np.concatenate([np.broadcast_to(text, (samples, text.shape[1])), new], axis=1)[:, -S:]
         yield new
+
+
+def _places(tokens: int, block_size: int) -> int:
+    """How large a cache for this many tokens is: a power of two, so that few programs serve for all lengths, and
+    no token is drawn with a look at more than twice what there is."""
+    return min(block_size, max(FEWEST, 1 << (tokens - 1).bit_length()))
 
 
 def generate(model: nnx.Module, prompt: np.ndarray, tokens: int, **how) -> np.ndarray:
