@@ -23,19 +23,19 @@ ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far, so that the next token need not read them again."""
 
-    k: tuple[jax.Array, ...]  # a layer each, (B, H, S, D): what one head reads for one token lies in one piece
-    v: tuple[jax.Array, ...]  # a layer each, (B, H, S, D)
+    k: tuple[jax.Array, ...]  # a layer each, (B H, S, D): what one head reads for a token lies in one piece
+    v: tuple[jax.Array, ...]  # a layer each, (B H, S, D)
     length: jax.Array  # (), how many of the S places are filled
 
     def resized(self, places: int) -> "Cache":
         """The same with S = `places`, no fewer than now."""
-        more = [(0, 0), (0, 0), (0, places - self.k[0].shape[2]), (0, 0)]
+        more = [(0, 0), (0, places - self.k[0].shape[1]), (0, 0)]
         k, v = jax.tree.map(lambda x: jnp.pad(x, more), (self.k, self.v))
         return Cache(k, v, self.length)
 
     def repeated(self, n: int) -> "Cache":
-        """`n` of every sequence."""
-        k, v = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), (self.k, self.v))
+        """All sequences, `n` times over."""
+        k, v = jax.tree.map(lambda x: jnp.tile(x, (n, 1, 1)), (self.k, self.v))
         return Cache(k, v, self.length)
 
 
@@ -108,6 +108,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: floa
     scores = jnp.where(mask, scores, -jnp.inf)  # no weight at all on what may not be seen
     weights = dropout(jax.nn.softmax(scores, axis=-1), rate, key).astype(v.dtype)  # (B, H, T, S)
     return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` with a head of a sequence a row: q (N, T, D), k and v (N, S, D), to (N, T, D)."""
+    scores = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
+    return jnp.einsum("nts,nsd->ntd", weights, v)
 
 
 class LayerNorm(nnx.Module):
@@ -199,13 +206,11 @@ class CausalSelfAttention(nnx.Module):
             y = causal_attention(q, k, v, self.config.dropout, weights_key)
         else:
             past_k, past_v, start = past
-            k, v = k.swapaxes(1, 2).astype(past_k.dtype), v.swapaxes(1, 2).astype(past_v.dtype)  # (B, H, T, D)
-            k = jax.lax.dynamic_update_slice_in_dim(past_k, k, start, axis=2)  # (B, H, S, D)
-            v = jax.lax.dynamic_update_slice_in_dim(past_v, v, start, axis=2)
-            mask = jnp.arange(k.shape[2]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
-            # Every head as a sequence of its own: the cache is read as it lies, not transposed.
-            alone = (x.reshape(B * H, x.shape[2], 1, C // H) for x in (q.swapaxes(1, 2), k, v))
-            y = attend(*alone, mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
+            q, k, v = (part.swapaxes(1, 2).reshape(B * H, T, C // H) for part in (q, k, v))
+            k = jax.lax.dynamic_update_slice_in_dim(past_k, k.astype(past_k.dtype), start, axis=1)  # (B H, S, D)
+            v = jax.lax.dynamic_update_slice_in_dim(past_v, v.astype(past_v.dtype), start, axis=1)
+            mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
+            y = attend_cached(q, k, v, mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
 
 
@@ -271,7 +276,7 @@ class GPT(nnx.Module):
     def empty_cache(self, batch_size: int, places: int | None = None) -> Cache:
         """A cache for `batch_size` sequences that have read nothing yet, with `places` for tokens or `block_size`."""
         c = self.config
-        shape = (batch_size, c.n_head, places or c.block_size, c.n_embd // c.n_head)
+        shape = (batch_size * c.n_head, places or c.block_size, c.n_embd // c.n_head)
         zeros = tuple(jnp.zeros(shape, self.wte.embedding.dtype) for _ in self.h)
         return Cache(zeros, zeros, jnp.int32(0))
 

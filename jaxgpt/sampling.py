@@ -78,11 +78,11 @@ class _Writing(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _read(graphdef: nnx.GraphDef, copies: int, params, window: jax.Array, length: jax.Array) -> _Writing:
-    """Takes the first `length` tokens of `window` (R, S) into a fresh cache; then `copies` of each of the R."""
+    """Takes the first `length` tokens of `window` (R, S) into a fresh cache, and makes `copies` of it."""
     model = nnx.merge(graphdef, params)
     logits, cache = model.decode(window, model.empty_cache(*window.shape), length - 1)
     # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
-    return _Writing(cache._replace(length=length).repeated(copies), jnp.repeat(logits[:, 0], copies, axis=0))
+    return _Writing(cache._replace(length=length).repeated(copies), jnp.tile(logits[:, 0], (copies, 1)))
 
 
 @partial(jax.jit, static_argnums=0)

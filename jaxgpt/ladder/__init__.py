@@ -51,7 +51,7 @@ class Window(NamedTuple):
 
     def repeated(self, n: int) -> "Window":
         """As `Cache.repeated`."""
-        return Window(jnp.repeat(self.tokens, n, axis=0), self.length)
+        return Window(jnp.tile(self.tokens, (n, 1)), self.length)
 
 
 class Rung(nnx.Module):
