@@ -192,7 +192,7 @@ class CausalSelfAttention(nnx.Module):
         """
         Args:
             x: (B, T, C).
-            past: None to attend within `x`; or (k, v, length) of the cache, to which `x` is appended.
+            past: None to attend within `x`; or (k, v, length) of the cache (see `Cache`), to which `x` is appended.
             key: of the dropout; None for none.
 
         Returns:

@@ -1,9 +1,9 @@
 """Text out of a model: one token after another, each drawn from the model's own next-token odds.
 
-Two programs are compiled, once each: `_read`, which takes a whole window of text into the cache, and
-`_write`, which draws a few tokens. When the cache is full, the second half of what it holds is read
-afresh and writing goes on: a text can be of any length, and the model sees between `block_size / 2`
-and `block_size` tokens of it.
+`_read` takes text into a cache, `_write` draws a few tokens, and `_grow` enlarges a cache that has no
+room for more: drawing a token costs a look at the whole cache, so it is no larger than the text needs.
+When `block_size` is reached, the second half of what the cache holds is read afresh and writing goes
+on: a text can be of any length, and the model sees between `block_size / 2` and `block_size` tokens of it.
 """
 
 from collections.abc import Iterator
@@ -87,6 +87,7 @@ def _read(graphdef: nnx.GraphDef, copies: int, params, window: jax.Array, length
 
 @partial(jax.jit, static_argnums=0)
 def _grow(places: int, writing: _Writing) -> _Writing:
+    """The same with room for `places` tokens."""
     return writing._replace(cache=writing.cache.resized(places))
 
 
@@ -111,7 +112,7 @@ def stream(
 
     Args:
         model: a `GPT`, or a rung of the ladder.
-        prompt: (P,) token ids, at least one; of a long prompt the end is read, with room left in the cache.
+        prompt: (P,) token ids, at least one; of a long prompt the last `block_size` less a piece are read.
         tokens: how many to write.
         seed: decides the draws. Sample i is the same however many are drawn beside it.
         sampler: how each is drawn; None is `Sampler()`.
