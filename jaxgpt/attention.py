@@ -35,6 +35,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return _average(odds.astype(v.dtype), total, v)
 
 
+def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """`attend` with a head of a sequence a row: q (N, T, D), k and v (N, S, D), to (N, T, D)."""
+    scores = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
+    return jnp.einsum("nts,nsd->ntd", weights, v)
+
+
 def _heads_first(x):
     """(B, T, H, D) to (B, H, T, D), or back."""
     return x.swapaxes(1, 2)

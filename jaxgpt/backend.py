@@ -46,7 +46,7 @@ def compiler_options(platform: str) -> dict[str, str | int]:
 
 FOREVER = 10**9  # seconds
 CPU_OPTIONS = {
-    # This pass removes optimisation barriers before fusion, and so all that `model.cut` is for.
+    # This pass removes optimisation barriers before fusion, and so all that `ops.cut` is for.
     "xla_disable_hlo_passes": "cse_barrier_expander",
     # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
     # the middle of a step, or Ctrl-Z.

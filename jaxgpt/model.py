@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxgpt.attention import attend, causal_attention
+from jaxgpt.attention import attend_cached, causal_attention
 from jaxgpt.config import ModelConfig
 from jaxgpt.ops import add_bias, cut, dropout, layer_norm, matmul, relu
 
@@ -25,9 +25,20 @@ ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far, so that the next token need not read them again."""
 
-    k: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
-    v: tuple[jax.Array, ...]  # a layer each, (B, S, H, D)
+    k: tuple[jax.Array, ...]  # a layer each, (B H, S, D): what one head reads for a token lies in one piece
+    v: tuple[jax.Array, ...]  # a layer each, (B H, S, D)
     length: jax.Array  # (), how many of the S places are filled
+
+    def resized(self, places: int) -> "Cache":
+        """The same with S = `places`, no fewer than now."""
+        more = [(0, 0), (0, places - self.k[0].shape[1]), (0, 0)]
+        k, v = jax.tree.map(lambda x: jnp.pad(x, more), (self.k, self.v))
+        return Cache(k, v, self.length)
+
+    def repeated(self, n: int) -> "Cache":
+        """All sequences, `n` times over."""
+        k, v = jax.tree.map(lambda x: jnp.tile(x, (n, 1, 1)), (self.k, self.v))
+        return Cache(k, v, self.length)
 
 
 class LayerNorm(nnx.Module):
@@ -87,7 +98,7 @@ class CausalSelfAttention(nnx.Module):
         """
         Args:
             x: (B, T, C).
-            past: None to attend within `x`; or (k, v, length) of the cache, to which `x` is appended.
+            past: None to attend within `x`; or (k, v, length) of the cache (see `Cache`), to which `x` is appended.
             key: of the dropout; None for none.
 
         Returns:
@@ -101,10 +112,11 @@ class CausalSelfAttention(nnx.Module):
             y = causal_attention(q, k, v, self.config.dropout, weights_key)
         else:
             past_k, past_v, start = past
-            k = jax.lax.dynamic_update_slice_in_dim(past_k, k.astype(past_k.dtype), start, axis=1)  # (B, S, H, D)
+            q, k, v = (part.swapaxes(1, 2).reshape(B * H, T, C // H) for part in (q, k, v))
+            k = jax.lax.dynamic_update_slice_in_dim(past_k, k.astype(past_k.dtype), start, axis=1)  # (B H, S, D)
             v = jax.lax.dynamic_update_slice_in_dim(past_v, v.astype(past_v.dtype), start, axis=1)
             mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
-            y = attend(q, k, v, mask)
+            y = attend_cached(q, k, v, mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
 
 
@@ -167,21 +179,22 @@ class GPT(nnx.Module):
         """
         return self._run(tokens, None, key)[0]
 
-    def empty_cache(self, batch_size: int) -> Cache:
-        """A cache for `batch_size` sequences that have read nothing yet."""
+    def empty_cache(self, batch_size: int, places: int | None = None) -> Cache:
+        """A cache for `batch_size` sequences that have read nothing yet, with `places` for tokens or `block_size`."""
         c = self.config
-        shape = (batch_size, c.block_size, c.n_head, c.n_embd // c.n_head)
+        shape = (batch_size * c.n_head, places or c.block_size, c.n_embd // c.n_head)
         zeros = tuple(jnp.zeros(shape, self.wte.embedding.dtype) for _ in self.h)
         return Cache(zeros, zeros, jnp.int32(0))
 
-    def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode(self, tokens: jax.Array, cache: Cache, only: jax.Array | None = None) -> tuple[jax.Array, Cache]:
         """Reads `tokens` (B, T) after those in `cache`: logits (B, T, V) and the longer cache.
 
-        There must be room: `cache.length + T <= block_size`.
+        There must be room: `cache.length + T` places at least. With `only` (), the index of one of the
+        T tokens, the logits are that token's alone, (B, 1, V).
         """
-        return self._run(tokens, cache, None)
+        return self._run(tokens, cache, None, only)
 
-    def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None):
+    def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, only: jax.Array | None = None):
         T, start = tokens.shape[1], 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
         x = self.wte(tokens) + self.wpe(start + jnp.arange(T))  # (B, T, C)
@@ -194,6 +207,7 @@ class GPT(nnx.Module):
             x, k, v = block(x, past, keys[1 + i])
             ks.append(k)
             vs.append(v)
+        x = x if only is None else jax.lax.dynamic_slice_in_dim(x, only, 1, axis=1)  # (B, 1, C)
         x = self.ln_f(x)
         logits = self.wte.attend(x) if self.lm_head is None else self.lm_head(x)  # (B, T, V)
         return logits.astype(jnp.float32), Cache(tuple(ks), tuple(vs), start + T)

@@ -1,9 +1,9 @@
 """Text out of a model: one token after another, each drawn from the model's own next-token odds.
 
-Two programs are compiled, once each: `_read`, which takes a whole window of text into the cache, and
-`_write`, which draws a few tokens. When the cache is full, the second half of what it holds is read
-afresh and writing goes on: a text can be of any length, and the model sees between `block_size / 2`
-and `block_size` tokens of it.
+`_read` takes text into a cache, `_write` draws a few tokens, and `_grow` enlarges a cache that has no
+room for more: drawing a token costs a look at the whole cache, so it is no larger than the text needs.
+When `block_size` is reached, the second half of what the cache holds is read afresh and writing goes
+on: a text can be of any length, and the model sees between `block_size / 2` and `block_size` tokens of it.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from jaxgpt import sharding
 from jaxgpt.errors import UserError
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
+FEWEST = 32  # places in a cache: to save more is not worth a program
 
 
 class Sampler(NamedTuple):
@@ -75,13 +78,22 @@ class _Writing(NamedTuple):
     logits: jax.Array  # (B, V), of the token to come
 
 
-@partial(jax.jit, static_argnums=0)
-def _read(graphdef: nnx.GraphDef, params, window: jax.Array, length: jax.Array) -> _Writing:
-    """Takes the first `length` tokens of `window` (B, S) into a fresh cache."""
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _read(graphdef: nnx.GraphDef, mesh: Mesh, copies: int, params, window: jax.Array, length: jax.Array) -> _Writing:
+    """Takes the first `length` tokens of `window` (R, S) into a fresh cache, and makes `copies` of it, to be shared
+    among the devices of `mesh`."""
     model = nnx.merge(graphdef, params)
-    logits, cache = model.decode(window, model.empty_cache(window.shape[0]))
+    logits, cache = model.decode(window, model.empty_cache(*window.shape), length - 1)
     # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
-    return _Writing(cache._replace(length=length), logits[:, length - 1])
+    writing = _Writing(cache._replace(length=length).repeated(copies), jnp.tile(logits[:, 0], (copies, 1)))
+    shares = jax.tree.map(lambda x: sharding.shared(mesh) if x.ndim else sharding.replicated(mesh), writing)
+    return jax.lax.with_sharding_constraint(writing, shares)
+
+
+@partial(jax.jit, static_argnums=0)
+def _grow(places: int, writing: _Writing) -> _Writing:
+    """The same with room for `places` tokens."""
+    return writing._replace(cache=writing.cache.resized(places))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -105,7 +117,7 @@ def stream(
 
     Args:
         model: a `GPT`, or a rung of the ladder.
-        prompt: (P,) token ids, at least one; of a long prompt the end is read, with room left in the cache.
+        prompt: (P,) token ids, at least one; of a long prompt the last `block_size` less a piece are read.
         tokens: how many to write.
         seed: decides the draws. Sample i is the same however many are drawn beside it.
         sampler: how each is drawn; None is `Sampler()`.
@@ -115,25 +127,50 @@ def stream(
         (B, n) token ids, `tokens` of them in all.
     """
     S = model.config.block_size
+    mesh = sharding.sampling_mesh(samples)
     graphdef, state = nnx.split(model)
-    params = nnx.to_pure_dict(state)
+    params = jax.device_put(nnx.to_pure_dict(state), sharding.replicated(mesh))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
-    text = np.tile(np.asarray(prompt, np.int32), (samples, 1))  # (B, P), grows
+    keys = jax.device_put(keys, sharding.shared(mesh))
+    text = np.asarray(prompt, np.int32)[None]  # (1, P), and with the first new tokens (B, P)
     chunk = max(1, min(CHUNK, S // 2))
     keep = max(1, S - chunk)  # of the prompt; later, when the cache is full, half of it
-    room = 0
+    filled = places = S
+    waiting = None  # drawn and not fetched yet: the device works on while Python hands out the piece before
     for first in range(0, tokens, chunk):
-        if room < chunk:
+        if filled + chunk > S:
+            if waiting is not None:
+                text, piece, waiting = *_fetch(text, waiting, S), None
+                yield piece
             kept = text[:, -keep:]
-            window = np.zeros((samples, S), np.int32)
-            window[:, : kept.shape[1]] = kept
-            writing = _read(graphdef, params, window, jnp.int32(kept.shape[1]))
-            room, keep = S - kept.shape[1], max(1, S // 2)
+            filled, keep = kept.shape[1], max(1, S // 2)
+            places = _places(filled + chunk, S)
+            window = np.zeros((len(kept), places), np.int32)
+            window[:, :filled] = kept
+            writing = _read(graphdef, mesh, samples // len(kept), params, window, jnp.int32(filled))
+        elif filled + chunk > places:
+            places = _places(filled + chunk, S)
+            writing = _grow(places, writing)
         writing, new = _write(graphdef, sampler or Sampler(), chunk, params, writing, keys, jnp.int32(first))
-        room -= chunk
-        new = np.asarray(new)[:, : tokens - first]
-        text = np.concatenate([text, new], axis=1)
-        yield new
+        filled += chunk
+        if waiting is not None:
+            text, piece = _fetch(text, waiting, S)
+            yield piece
+        waiting = new
+    yield np.asarray(waiting)[:, : tokens - first]
+
+
+def _fetch(text: np.ndarray, new: jax.Array, S: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last `S` tokens of `text` and `new` (B, n) together, and `new` as it is handed out."""
+    piece = np.asarray(new)
+    text = np.broadcast_to(text, (len(piece), text.shape[1]))
+    return np.concatenate([text, piece], axis=1)[:, -S:], piece
+
+
+def _places(tokens: int, block_size: int) -> int:
+    """How large a cache for this many tokens is: a power of two, so that few programs serve for all lengths, and
+    no token is drawn with a look at more than twice what there is."""
+    return min(block_size, max(FEWEST, 1 << (tokens - 1).bit_length()))
 
 
 def generate(model: nnx.Module, prompt: np.ndarray, tokens: int, **how) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxgpt.config import TrainConfig
 AXIS = "data"
 CPU_MIN_TOKENS = 128  # of a batch, for a core to be worth asking
 CPU_REPLICA_BYTES = 2**30  # that all cores' copies of weights, gradients and optimiser state may take
+CPU_MIN_SAMPLES = 8  # to be written side by side, for a core to read all weights for them
 CPU_MICRO_TOKENS = 512  # of a micro-batch, whose activations then stay near a core's cache
 
 
@@ -36,6 +37,13 @@ def mesh(config: TrainConfig, n_params: int, devices: list[jax.Device] | None = 
     return over(devices[:n])
 
 
+def sampling_mesh(samples: int) -> Mesh:
+    """The CPU cores that `samples` texts are shared among, as many as get equal shares; elsewhere, one device."""
+    devices = jax.local_devices()
+    most = min(len(devices), samples // CPU_MIN_SAMPLES) if devices[0].platform == "cpu" else 1
+    return over(devices[: max(n for n in range(1, max(1, most) + 1) if samples % n == 0)])
+
+
 def over(devices: list[jax.Device]) -> Mesh:
     """These devices side by side. An axis of type Auto lets XLA find what follows from the arguments' shardings."""
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
@@ -52,6 +60,11 @@ def micro_batches(config: TrainConfig, mesh: Mesh) -> int:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def shared(mesh: Mesh) -> NamedSharding:
+    """A part of the array on every device, along the first axis."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def average(tree: Any, mesh: Mesh) -> Any:

@@ -167,7 +167,7 @@ def test_sequences_of_a_batch_do_not_see_each_other():
 
 def attention(q, k, v, mask):
     """The library's attention, without dropout; everything these two tests know of its signature."""
-    return model.attend(q, k, v, mask)
+    return attention_module.attend(q, k, v, mask)
 
 
 def slow_attention(q, k, v, mask):

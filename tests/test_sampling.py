@@ -11,6 +11,7 @@ from flax import nnx
 from jaxgpt import sampling, trainer
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.ops import row_matmul
 from jaxgpt.sampling import Sampler
 
 V = 11
@@ -235,11 +236,71 @@ def test_the_text_comes_in_pieces_that_make_up_the_whole():
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
-def test_a_whole_text_compiles_two_programs():
-    model = model_of(8)
-    sampler = Sampler(0.123)  # nobody else's, so its program is not there yet
-    before = sampling._read._cache_size(), sampling._write._cache_size()
-    sampling.generate(model, np.arange(5), 50, sampler=sampler, samples=5)
-    sampling.generate(model, np.arange(9), 33, seed=1, sampler=sampler, samples=5)
-    after = sampling._read._cache_size(), sampling._write._cache_size()
-    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+def programs() -> tuple[int, int, int]:
+    """How many have been compiled to read, to write and to enlarge a cache."""
+    return tuple(f._cache_size() for f in (sampling._read, sampling._write, sampling._grow))
+
+
+def test_any_number_of_texts_compiles_a_few_programs():
+    model = model_of(100)
+    sampler = Sampler(0.123)  # nobody else's, so its programs are not there yet
+    before = programs()
+    sampling.generate(model, np.arange(5), 230, sampler=sampler, samples=5)
+    first = programs()
+    sampling.generate(model, np.arange(9), 210, seed=1, sampler=sampler, samples=5)
+    assert programs() == first
+    # Reads one prompt in 32 places and five half windows in 64; writes in 32, 64 and 100.
+    assert tuple(np.subtract(first, before)) == (2, 3, 2)
+
+
+# The cache is as large as the text
+
+
+@pytest.mark.parametrize("tokens, places", [(1, 32), (32, 32), (33, 64), (64, 64), (65, 100), (100, 100)])
+def test_a_cache_has_places_for_at_most_twice_the_text(tokens, places):
+    assert sampling._places(tokens, 100) == places
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "head"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_text_whose_cache_grows_is_written_as_without_a_cache(architecture, samples):
+    model = model_of(70, architecture)
+    written = sampling.generate(model, PROMPT, 130, seed=2, samples=samples)
+    for i in range(samples):
+        key = jax.random.fold_in(jax.random.key(2), i)
+        assert written[i].tolist() == uncached(model, PROMPT, 130, Sampler(), key)
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "layernorm"])
+def test_the_logits_of_one_token_are_those_among_all(architecture):
+    model, tokens = model_of(8, architecture), jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+
+    @jax.jit
+    def both():
+        _, cache = model.decode(tokens[:, :2], model.empty_cache(2, 6))
+        return model.decode(tokens[:, 2:], cache)[0], model.decode(tokens[:, 2:], cache, jnp.int32(1))[0]
+
+    every, one = both()
+    assert one.shape == (2, 1, V)
+    np.testing.assert_allclose(one, every[:, 1:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "head"])
+def test_copies_of_a_larger_cache_are_read_as_the_cache_itself(architecture):
+    model, tokens = model_of(8, architecture), jnp.array([[3, 1, 4]])
+
+    @jax.jit
+    def both():
+        _, cache = model.decode(tokens, model.empty_cache(1, 4))
+        copies = cache.resized(7).repeated(2)
+        return model.decode(tokens[:, :1], cache)[0], model.decode(jnp.tile(tokens[:, :1], (2, 1)), copies)[0]
+
+    itself, copies = both()
+    np.testing.assert_allclose(copies, jnp.tile(itself, (2, 1, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [6, 7], ids=["even", "odd"])
+def test_the_product_of_a_single_row_is_that_row_of_the_product(width):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(1, 1, width)).astype(np.float32), rng.normal(size=(width, 5)).astype(np.float32)
+    np.testing.assert_allclose(row_matmul(jnp.asarray(x), jnp.asarray(w), jnp.float32), x @ w, atol=1e-5)

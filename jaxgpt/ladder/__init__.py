@@ -49,19 +49,28 @@ class Window(NamedTuple):
     tokens: jax.Array  # (B, S)
     length: jax.Array  # (), how many of the S places are filled
 
+    def resized(self, places: int) -> "Window":
+        """As `Cache.resized`."""
+        return Window(jnp.pad(self.tokens, [(0, 0), (0, places - self.tokens.shape[1])]), self.length)
+
+    def repeated(self, n: int) -> "Window":
+        """As `Cache.repeated`."""
+        return Window(jnp.tile(self.tokens, (n, 1)), self.length)
+
 
 class Rung(nnx.Module):
     """A model that keeps no keys and values: to write a token, it reads the whole window again."""
 
-    def empty_cache(self, batch_size: int) -> Window:
+    def empty_cache(self, batch_size: int, places: int | None = None) -> Window:
         """As `GPT.empty_cache`."""
-        return Window(jnp.zeros((batch_size, self.config.block_size), jnp.int32), jnp.int32(0))
+        return Window(jnp.zeros((batch_size, places or self.config.block_size), jnp.int32), jnp.int32(0))
 
-    def decode(self, tokens: jax.Array, cache: Window) -> tuple[jax.Array, Window]:
-        """As `GPT.decode`: reads `tokens` (B, T) after those in `cache`, returns logits (B, T, V)."""
+    def decode(self, tokens: jax.Array, cache: Window, only: jax.Array | None = None) -> tuple[jax.Array, Window]:
+        """As `GPT.decode`: reads `tokens` (B, T) after those in `cache`, returns logits (B, T, V) or (B, 1, V)."""
         T, start = tokens.shape[1], cache.length
         text = jax.lax.dynamic_update_slice_in_dim(cache.tokens, tokens, start, axis=1)  # (B, S)
-        return jax.lax.dynamic_slice_in_dim(self(text), start, T, axis=1), Window(text, start + T)
+        first, count = (start, T) if only is None else (start + only, 1)
+        return jax.lax.dynamic_slice_in_dim(self(text), first, count, axis=1), Window(text, start + T)
 
 
 class Bigram(Rung):

@@ -1,0 +1,45 @@
+"""Hugging Face's GPT-2 as a contestant: `generate` with its cache of keys and values, random weights, no network.
+
+python bench/huggingface.py PRESET TOKENS SAMPLES
+"""
+
+import sys
+
+import race
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from jaxgpt import presets
+
+VOCABULARY = 65
+
+
+def sampling(preset: str, tokens: int, samples: int):
+    """Its sampling of `tokens` new tokens for each of `samples`, at the size of `preset`.
+
+    It cannot slide its window: it gets as many positions as the text needs, and looks at all of them.
+    """
+    model = presets.preset(preset).model
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=1 + tokens,
+        n_embd=model.n_embd,
+        n_layer=model.n_layer,
+        n_head=model.n_head,
+        bos_token_id=None,
+        eos_token_id=None,  # so that no text ends early
+    )
+    gpt = GPT2LMHeadModel(config).eval()
+    prompt = torch.zeros((samples, 1), dtype=torch.long)
+    options = {"do_sample": True, "top_k": 0, "use_cache": True, "pad_token_id": 0}
+
+    def run():
+        text = gpt.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, **options)
+        assert text.shape == (samples, 1 + tokens)
+
+    return run
+
+
+if __name__ == "__main__":
+    preset, *numbers = sys.argv[1:]
+    race.serve(lambda: sampling(preset, *map(int, numbers)))

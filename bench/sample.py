@@ -1,0 +1,90 @@
+"""How fast is text drawn, beside nanoGPT's `generate` and Hugging Face's?
+
+python bench/sample.py --preset t4 --tokens 500 --samples 1 --nanogpt ../nanoGPT --huggingface --json out.json
+"""
+
+import sys
+from pathlib import Path
+
+import race
+import tyro
+
+HERE = Path(__file__)
+
+
+def ours(preset: str, tokens: int, samples: int):
+    """Our `generate`, as sample.py and `Run.samples` call it, from a prompt of one token; random weights."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from jaxgpt import backend, presets, sampling, trainer
+
+    backend.setup()
+    config = presets.preset(preset, vocab_size=65).model
+    params = jax.jit(lambda: trainer.init_params(config, 0))()
+    model = nnx.merge(trainer.graph(config), params)
+    prompt = np.zeros(1, np.int32)
+
+    def run():
+        text = sampling.generate(model, prompt, tokens, samples=samples)
+        assert text.shape == (samples, tokens)
+
+    return run
+
+
+def main(
+    preset: str = "t4",
+    tokens: int = 500,
+    samples: int = 1,
+    nanogpt: Path | None = None,
+    huggingface: bool = False,
+    rounds: int = race.ROUNDS,
+    json: Path | None = None,
+) -> None:
+    """Races the drawing of text: all at the same size, from one token, with random weights and a vocabulary of 65.
+
+    Args:
+        preset: Whose size.
+        tokens: How many to draw for each sample.
+        samples: Texts side by side.
+        nanogpt: A clone of nanoGPT to race against (needs PyTorch). It reads its window anew for each token.
+        huggingface: Race against GPT2LMHeadModel with its cache (needs transformers). It cannot slide its window:
+            it gets a longer one, as long as the text.
+        rounds: Turns of each contestant.
+        json: File to write the figures to.
+    """
+    numbers = [str(tokens), str(samples)]
+    contestants = {"jaxgpt": [str(HERE), "--contestant", preset, *numbers]}
+    if nanogpt is not None:
+        contestants["nanoGPT"] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), preset, "sample", *numbers]
+    if huggingface:
+        contestants["Hugging Face GPT-2"] = [str(HERE.with_name("huggingface.py")), preset, *numbers]
+    results = race.race(contestants, rounds)
+
+    fastest = results["jaxgpt"]["median_seconds"]
+    rows = []
+    for name, r in results.items():
+        seconds = r["median_seconds"]
+        rows.append(
+            (
+                name,
+                f"{seconds:,.3f} s",
+                f"{min(r['seconds']):,.3f} to {max(r['seconds']):,.3f}",
+                f"{tokens * samples / seconds:,.0f}",
+                f"{r['peak_bytes'] / 2**20:,.0f} MiB",
+                f"{seconds / fastest:.2f}",
+            )
+        )
+    headings = (f"{tokens} tokens x {samples}", "median", "range (s)", "tokens/s", "peak memory", "time / ours")
+    ratios = {name: r["median_seconds"] / fastest for name, r in results.items() if name != "jaxgpt"}
+    title = f"{tokens} tokens of {samples} {'text' if samples == 1 else 'texts'} at the size of `{preset}`"
+    race.report(title, headings, rows, {"results": results, "ratios": ratios}, json)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--contestant"]:
+        preset, *numbers = sys.argv[2:]
+        race.serve(lambda: ours(preset, *map(int, numbers)))
+    else:
+        tyro.cli(main)
