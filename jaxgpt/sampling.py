@@ -7,7 +7,7 @@ on: a text can be of any length, and the model sees between `block_size / 2` and
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -78,11 +78,25 @@ class _Writing(NamedTuple):
     logits: jax.Array  # (B, V), of the token to come
 
 
+class _Graph:
+    """A model without its weights, that compiled programs belong to. JAX hashes and compares it at every call, which
+    for an `nnx.GraphDef` takes longer than a small model does for a token: `_graph` makes one of each."""
+
+    def __init__(self, graphdef: nnx.GraphDef):
+        self.graphdef = graphdef
+
+    def merge(self, params) -> nnx.Module:
+        return nnx.merge(self.graphdef, params)
+
+
+_graph = cache(_Graph)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _read(graphdef: nnx.GraphDef, mesh: Mesh, copies: int, params, window: jax.Array, length: jax.Array) -> _Writing:
+def _read(graph: _Graph, mesh: Mesh, copies: int, params, window: jax.Array, length: jax.Array) -> _Writing:
     """Takes the first `length` tokens of `window` (R, S) into a fresh cache, and makes `copies` of it, to be shared
     among the devices of `mesh`."""
-    model = nnx.merge(graphdef, params)
+    model = graph.merge(params)
     logits, cache = model.decode(window, model.empty_cache(*window.shape), length - 1)
     # What was read beyond `length` is padding: it is behind the mask until real tokens overwrite it.
     writing = _Writing(cache._replace(length=length).repeated(copies), jnp.tile(logits[:, 0], (copies, 1)))
@@ -97,9 +111,9 @@ def _grow(places: int, writing: _Writing) -> _Writing:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _write(graphdef: nnx.GraphDef, sampler: Sampler, n: int, params, writing: _Writing, keys, first: jax.Array):
+def _write(graph: _Graph, sampler: Sampler, n: int, params, writing: _Writing, keys, first: jax.Array):
     """Draws `n` tokens, the `first`-th and on: the new state and (B, n) tokens."""
-    model = nnx.merge(graphdef, params)
+    model = graph.merge(params)
 
     def one(writing: _Writing, i: jax.Array):
         tokens = jax.vmap(sampler.draw)(writing.logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i))  # (B,)
@@ -129,6 +143,7 @@ def stream(
     S = model.config.block_size
     mesh = sharding.sampling_mesh(samples)
     graphdef, state = nnx.split(model)
+    graph = _graph(graphdef)
     params = jax.device_put(nnx.to_pure_dict(state), sharding.replicated(mesh))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
     keys = jax.device_put(keys, sharding.shared(mesh))
@@ -147,11 +162,11 @@ def stream(
             places = _places(filled + chunk, S)
             window = np.zeros((len(kept), places), np.int32)
             window[:, :filled] = kept
-            writing = _read(graphdef, mesh, samples // len(kept), params, window, jnp.int32(filled))
+            writing = _read(graph, mesh, samples // len(kept), params, window, jnp.int32(filled))
         elif filled + chunk > places:
             places = _places(filled + chunk, S)
             writing = _grow(places, writing)
-        writing, new = _write(graphdef, sampler or Sampler(), chunk, params, writing, keys, jnp.int32(first))
+        writing, new = _write(graph, sampler or Sampler(), chunk, params, writing, keys, jnp.int32(first))
         filled += chunk
         if waiting is not None:
             text, piece = _fetch(text, waiting, S)
