@@ -198,7 +198,7 @@ class _Fit:
 
     def row(self, step: int, metrics: trainer.Metrics) -> dict[str, Any]:
         """The row of metrics.jsonl for an update; waits until the device has done it."""
-        loss, grad_norm, learning_rate, loss_scale, skipped = (x.item() for x in jax.device_get(metrics))
+        loss, grad_norm, learning_rate, loss_scale, skipped, in_all = (x.item() for x in jax.device_get(metrics))
         if skipped >= MAX_SKIPPED:
             raise Diverged(
                 f"the gradient was not finite {skipped} times in a row, up to step {step}; the last good "
@@ -214,8 +214,9 @@ class _Fit:
             "grad_norm": grad_norm,
             "step_seconds": step_seconds,
             "tokens_per_second": self.config.batch_size * self.config.model.block_size / step_seconds,
+            "skipped": in_all,
         }
-        return row | ({"loss_scale": loss_scale, "skipped": skipped} if self.dtype == jnp.float16 else {})
+        return row | ({"loss_scale": loss_scale} if self.dtype == jnp.float16 else {})
 
     def evaluation(self, state: trainer.TrainState, step: int) -> dict[str, float]:
         """Both losses on the fixed windows, and of the whole validation split after the last step."""

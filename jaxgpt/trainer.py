@@ -37,7 +37,8 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
     loss_scale: jax.Array
-    skipped: jax.Array
+    skipped: jax.Array  # updates in a row left out for a gradient that was not finite
+    skipped_in_all: jax.Array  # since the first step
 
 
 def build(config: ModelConfig, seed: int) -> nnx.Module:
@@ -138,7 +139,8 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = N
         # A gradient that is not finite must not reach the weights: such an update is left out.
         params = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), state.params, updates)
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped)
+        made = optax.tree.get(opt_state, "ScaleByAdamState").count
+        metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped, state.step + 1 - made)
         scale = precision.adjust_scale(state.loss_scale, finite, dtype)
         return TrainState(state.step + 1, params, opt_state, scale, skipped), metrics
 

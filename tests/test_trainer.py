@@ -191,7 +191,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch,
     bad_step = trainer.make_train_step(CONFIG, jnp.dtype(dtype))
     for skipped in (1, 2):
         state, metrics = bad_step(state, text)
-        assert metrics.skipped == state.skipped == skipped
+        assert metrics.skipped == metrics.skipped_in_all == state.skipped == skipped
     assert_same(state.params, params)
     moments = [optax.tree.get(tree, "ScaleByAdamState") for tree in (state.opt_state, opt_state)]
     assert_same(*moments)  # the count of the bias correction is among them; the schedule goes on with the step
@@ -199,7 +199,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch,
     assert state.loss_scale.factor == (factor / 4 if dtype == "float16" else factor)
     monkeypatch.undo()
     state, metrics = train_step(CONFIG, jnp.dtype(dtype))(state, text)  # as if nothing had been
-    assert metrics.skipped == 0
+    assert (metrics.skipped, metrics.skipped_in_all) == (0, 2)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
