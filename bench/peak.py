@@ -1,6 +1,7 @@
-"""The machine's own matrix-product speed, for `race`: one float32 product of two square matrices.
+"""What the machine itself can do, for `race`: one float32 product of two square matrices, or reading weights.
 
 python bench/peak.py numpy|torch
+python bench/peak.py weights NUMBER TIMES
 """
 
 import sys
@@ -25,5 +26,19 @@ def torch_product():
     return lambda: a @ a
 
 
+def reading_weights(number: str, times: str):
+    """A product with a single row, which takes as long as its matrix takes to come from memory."""
+    import numpy as np
+
+    weights, row = np.ones((int(number) // 256, 256), np.float32), np.ones(256, np.float32)
+
+    def run():
+        for _ in range(int(times)):
+            weights @ row
+
+    return run
+
+
 if __name__ == "__main__":
-    race.serve({"numpy": numpy_product, "torch": torch_product}[sys.argv[1]])
+    kinds = {"numpy": numpy_product, "torch": torch_product, "weights": reading_weights}
+    race.serve(lambda: kinds[sys.argv[1]](*sys.argv[2:]))

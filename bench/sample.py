@@ -9,6 +9,8 @@ from pathlib import Path
 import race
 import tyro
 
+from jaxgpt import presets, trainer
+
 HERE = Path(__file__)
 
 
@@ -18,7 +20,7 @@ def ours(preset: str, tokens: int, samples: int):
     import numpy as np
     from flax import nnx
 
-    from jaxgpt import backend, presets, sampling, trainer
+    from jaxgpt import backend, sampling
 
     backend.setup()
     config = presets.preset(preset, vocab_size=65).model
@@ -44,6 +46,8 @@ def main(
 ) -> None:
     """Races the drawing of text: all at the same size, from one token, with random weights and a vocabulary of 65.
 
+    Beside them, how long it takes to read all weights from memory once a token, which is a floor for one text.
+
     Args:
         preset: Whose size.
         tokens: How many to draw for each sample.
@@ -56,6 +60,8 @@ def main(
     """
     numbers = [str(tokens), str(samples)]
     contestants = {"jaxgpt": [str(HERE), "--contestant", preset, *numbers]}
+    count = str(trainer.n_params(presets.preset(preset, vocab_size=65).model))
+    contestants["reading the weights"] = [str(HERE.with_name("peak.py")), "weights", count, str(tokens)]
     if nanogpt is not None:
         contestants["nanoGPT"] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), preset, "sample", *numbers]
     if huggingface:
@@ -77,7 +83,11 @@ def main(
             )
         )
     headings = (f"{tokens} tokens x {samples}", "median", "range (s)", "tokens/s", "peak memory", "time / ours")
-    ratios = {name: r["median_seconds"] / fastest for name, r in results.items() if name != "jaxgpt"}
+    ratios = {
+        name: r["median_seconds"] / fastest
+        for name, r in results.items()
+        if name not in ("jaxgpt", "reading the weights")
+    }
     title = f"{tokens} tokens of {samples} {'text' if samples == 1 else 'texts'} at the size of `{preset}`"
     race.report(title, headings, rows, {"results": results, "ratios": ratios}, json)
 
