@@ -142,9 +142,10 @@ def stream(
     """
     S = model.config.block_size
     mesh = sharding.sampling_mesh(samples)
+    everywhere = sharding.replicated(mesh)
     graphdef, state = nnx.split(model)
     graph = _graph(graphdef)
-    params = jax.device_put(nnx.to_pure_dict(state), sharding.replicated(mesh))
+    params = jax.device_put(nnx.to_pure_dict(state), everywhere)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
     keys = jax.device_put(keys, sharding.shared(mesh))
     text = np.asarray(prompt, np.int32)[None]  # (1, P), and with the first new tokens (B, P)
@@ -162,6 +163,7 @@ def stream(
             places = _places(filled + chunk, S)
             window = np.zeros((len(kept), places), np.int32)
             window[:, :filled] = kept
+            window = jax.device_put(window, sharding.shared(mesh) if len(kept) == samples else everywhere)
             writing = _read(graph, mesh, samples // len(kept), params, window, jnp.int32(filled))
         elif filled + chunk > places:
             places = _places(filled + chunk, S)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgpt import sampling, trainer
+from jaxgpt import sampling, sharding, trainer
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.ops import row_matmul
@@ -304,3 +304,16 @@ def test_the_product_of_a_single_row_is_that_row_of_the_product(width):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(1, 1, width)).astype(np.float32), rng.normal(size=(width, 5)).astype(np.float32)
     np.testing.assert_allclose(row_matmul(jnp.asarray(x), jnp.asarray(w), jnp.float32), x @ w, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples, cores", [(1, 1), (8, 1), (16, 2), (24, 3), (34, 2), (64, 4)])
+def test_many_texts_are_shared_among_the_cores(samples, cores):
+    assert sharding.sampling_mesh(samples).size == cores
+
+
+@pytest.mark.parametrize("architecture", ["gpt", "head"])
+def test_a_text_is_the_same_on_whichever_core_it_is_written(architecture):
+    model = model_of(8, architecture)
+    on_two_cores, on_one = (sampling.generate(model, PROMPT, 20, samples=samples) for samples in (16, 15))
+    np.testing.assert_array_equal(on_two_cores[:15], on_one)
+    assert len({tuple(text) for text in on_two_cores.tolist()}) == 16
