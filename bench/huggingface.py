@@ -42,4 +42,4 @@ def sampling(preset: str, tokens: int, samples: int):
 
 if __name__ == "__main__":
     preset, *numbers = sys.argv[1:]
-    race.serve(lambda: sampling(preset, *map(int, numbers)))
+    race.serve(lambda: race.one_by_one(sampling(preset, *map(int, numbers))))

@@ -66,6 +66,6 @@ def sampling(path: str, preset: str, tokens: int, samples: int):
 if __name__ == "__main__":
     path, preset, what, *numbers = sys.argv[1:]
     if what == "sample":
-        race.serve(lambda: sampling(path, preset, *map(int, numbers)))
+        race.serve(lambda: race.one_by_one(sampling(path, preset, *map(int, numbers))))
     else:
-        race.serve(lambda: training_step(path, preset, compiled=what == "compiled"))
+        race.serve(lambda: race.one_by_one(training_step(path, preset, compiled=what == "compiled")))

@@ -24,22 +24,31 @@ ROUNDS = 7
 TURN_SECONDS = 1.0  # a turn repeats what is quicker than this
 
 
-def serve(prepare: Callable[[], Callable[[], Any]]) -> None:
+def one_by_one(run: Callable[[], Any]) -> Callable[[int], None]:
+    """`run` as `serve` wants it: with the number of times."""
+
+    def run_times(n: int) -> None:
+        for _ in range(n):
+            run()
+
+    return run_times
+
+
+def serve(prepare: Callable[[], Callable[[int], None]]) -> None:
     """A contestant's side: makes ready, runs once to compile and warm up, then runs as often as it is told."""
     answers = os.fdopen(os.dup(1), "w")  # whatever else prints goes to stderr
     os.dup2(2, 1)
     began = time.perf_counter()
     run = prepare()
-    run()
+    run(1)
     first = time.perf_counter() - began
-    run()
+    run(1)
     gpu = _gpu()
     device = None if gpu is None else gpu.device_kind
     print(json.dumps({"first": first, "device": device}), file=answers, flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
-        for _ in range(int(line)):
-            run()
+        run(int(line))
         seconds = (time.perf_counter() - began) / int(line)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if gpu is not None:

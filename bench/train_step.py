@@ -4,6 +4,7 @@ python bench/train_step.py --preset t4 --nanogpt ../nanoGPT --json out.json
 """
 
 import sys
+import time
 from pathlib import Path
 
 import race
@@ -19,7 +20,7 @@ def ours(preset: str, *changes: str):
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt import backend, precision, sharding, trainer
+    from jaxgpt import backend, fit, precision, sharding, trainer
 
     backend.setup()
     values = {name: int(value) if value.isdigit() else value for name, value in (c.split("=") for c in changes)}
@@ -27,18 +28,25 @@ def ours(preset: str, *changes: str):
     dtype, _ = precision.choose(config.dtype, jax.devices()[0])
     tokens = jax.random.randint(jax.random.key(0), (1_003_854,), 0, 65).astype(jnp.uint16)
     mesh = trainer.make_mesh(config)
-    step = trainer.make_train_step(config, dtype, mesh)
+    train_steps = trainer.make_train_steps(config, dtype, mesh)
     everywhere = sharding.replicated(mesh)
     state = jax.jit(lambda: trainer.init_state(config, dtype), out_shardings=everywhere)()
     tokens = jax.device_put(tokens, everywhere)
+    at_once = 1
 
-    loss = jnp.float32(0)
-
-    def run():
-        nonlocal state, loss
-        before = loss
-        state, (loss, *_) = step(state, tokens)
-        return before.item()  # as the training loop does: a step late, so that the device never waits for Python
+    def run(n: int):
+        """`n` steps as the training loop makes them: a few by a call, and a call's loss read while the next is on."""
+        nonlocal state, at_once
+        began, left, loss = time.perf_counter(), n, None
+        while left:
+            some = min(left, at_once, config.log_interval)
+            before = loss
+            state, (loss, *_) = train_steps(state, tokens, some)
+            left -= some
+            if before is not None:
+                before.item()
+        loss.item()
+        at_once = max(1, int(fit.CALL_SECONDS * n / (time.perf_counter() - began)))
 
     return run
 

@@ -23,6 +23,7 @@ from jaxgpt.signals import StopRequest
 from jaxgpt.tokenizer import CharTokenizer
 
 MAX_SKIPPED = 25  # updates in a row with a gradient that is not finite, before a run gives up
+CALL_SECONDS = 0.1  # that one call may take: less than Ctrl-C may wait, more than Python needs for it
 TIMED_STEPS = 3  # before a run can say how long it will take
 LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a word
 
@@ -126,7 +127,7 @@ class _Fit:
         self.mesh = trainer.make_mesh(config)
         self.everywhere = sharding.replicated(self.mesh)
         self.train_tokens, self.val_tokens = jax.device_put(batches.split(tokens), self.everywhere)
-        self.train_step = trainer.make_train_step(config, self.dtype, self.mesh)
+        self.train_steps = trainer.make_train_steps(config, self.dtype, self.mesh)
         self.evaluate = trainer.make_evaluate(config, self.dtype, self.mesh)
         self.report = report.Report(quiet)
         self.progress = Progress(hashlib.sha256(tokens.tobytes()).hexdigest())
@@ -168,17 +169,18 @@ class _Fit:
 
     def loop(self, state: trainer.TrainState, checkpoints: Checkpoints, stop: StopRequest) -> trainer.TrainState:
         step, last = int(state.step), self.config.max_steps
-        self.first = step
+        self.first, self.at_once, self.warned = step, 1, False
         if step == 0:
             self.add_row({"step": 0}, self.evaluation(state, 0))
         fresh, pending = True, None
         while step < last:
-            state, metrics = self.train_step(state, self.train_tokens)
+            n = self.steps_to_go(step)
+            state, metrics = self.train_steps(state, self.train_tokens, n)
             if fresh:  # the call before this line compiled; its time is no step's
                 self.clock, fresh = Clock(step), False
-            if pending is not None:  # a step late, so that the device never waits for Python
+            if pending is not None:  # a call late, so that the device never waits for Python
                 self.add_row(self.row(*pending), {})
-            step, pending = step + 1, (step + 1, metrics)
+            step, pending = step + n, (step + n, metrics)
             evaluate = step % self.config.eval_interval == 0 or step == last
             if not (evaluate or stop.signal_number):
                 continue
@@ -190,6 +192,12 @@ class _Fit:
             if stop.signal_number and step < last:
                 self.interrupted(step, stop.signal_number)
         return state
+
+    def steps_to_go(self, step: int) -> int:
+        """How many updates the next call makes: up to the next row, evaluation, or end, but none that takes long."""
+        c = self.config
+        intervals = (c.log_interval, c.eval_interval)
+        return min(self.at_once, c.max_steps - step, *(interval - step % interval for interval in intervals))
 
     def save(self, checkpoints: Checkpoints, state: trainer.TrainState, losses: dict[str, float]) -> None:
         self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
@@ -205,7 +213,9 @@ class _Fit:
                 f"checkpoint is in {self.path}. Try a lower --learning-rate, a --grad-clip, or --dtype float32"
             )
         step_seconds = self.clock.step_seconds(step)
-        if step == self.first + TIMED_STEPS:
+        self.at_once = max(1, int(CALL_SECONDS / step_seconds))
+        if step >= self.first + TIMED_STEPS and not self.warned:
+            self.warned = True
             self.warn_if_long(step, step_seconds)
         row = {
             "step": step,

@@ -91,11 +91,37 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = N
     devices of `mesh` (None: `make_mesh`). The state that is handed in is used up: its memory becomes the new state's.
     """
     mesh = mesh or make_mesh(config)
+    return _jit(_train_step(config, dtype, mesh), mesh)
+
+
+def make_train_steps(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> Callable:
+    """The jitted `train_steps(state, tokens, n) -> (state, metrics of the last)`: `n` updates, one at least.
+
+    One call from Python takes longer than a step of a small model; `n` may change without compiling anew.
+    """
+    mesh = mesh or make_mesh(config)
+    train_step = _train_step(config, dtype, mesh)
+
+    def train_steps(state: TrainState, tokens: jax.Array, n: jax.Array) -> tuple[TrainState, Metrics]:
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train_step, state, tokens)[1])
+        return jax.lax.fori_loop(0, n, lambda _, before: train_step(before[0], tokens), (state, none))
+
+    return _jit(train_steps, mesh)
+
+
+def _jit(train: Callable, mesh: Mesh) -> Callable:
+    """`train(state, ...)` compiled for the devices of `mesh`, all of which hold all that it takes and gives."""
+    everywhere = sharding.replicated(mesh)
+    options = backend.compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(train, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options)
+
+
+def _train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh) -> Callable:
+    """`train_step(state, tokens) -> (state, metrics)`, not compiled yet."""
     graphdef = graph(config.model)
     tx = optimizer.build(config)
     schedule = optimizer.learning_rate(config)
     n = sharding.micro_batches(config, mesh)
-    everywhere = sharding.replicated(mesh)
 
     def loss_fn(params, x, y, key, scale):
         model = nnx.merge(graphdef, precision.cast(params, dtype))
@@ -122,9 +148,6 @@ def make_train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = N
             mean = jax.tree.map(lambda t: t / n, total)
         return sharding.average(mean, mesh)
 
-    options = backend.compiler_options(mesh.devices.flat[0].platform)
-
-    @partial(jax.jit, donate_argnums=0, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options)
     def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         batch_key, dropout_key = jax.random.split(key)

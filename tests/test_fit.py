@@ -71,15 +71,15 @@ def stop_after(monkeypatch):
     def stop_after(step: int, number: int = signal.SIGTERM) -> None:
         requests = []
         monkeypatch.setattr(fit, "StopRequest", lambda: requests.append(StopRequest()) or requests[-1])
-        make = trainer.make_train_step
+        make = trainer.make_train_steps
 
-        def make_train_step(*arguments):
-            train_step = make(*arguments)
+        def make_train_steps(*arguments):
+            train_steps = make(*arguments)
 
-            def watched(state, tokens):
+            def watched(state, tokens, n):
                 before = int(state.step)
-                result = train_step(state, tokens)
-                if before + 1 == step:
+                result = train_steps(state, tokens, n)
+                if before < step <= before + n:
                     os.kill(os.getpid(), number)
                     while not requests[-1].signal_number:
                         time.sleep(0.001)
@@ -87,7 +87,7 @@ def stop_after(monkeypatch):
 
             return watched
 
-        monkeypatch.setattr(trainer, "make_train_step", make_train_step)
+        monkeypatch.setattr(trainer, "make_train_steps", make_train_steps)
 
     return stop_after
 
@@ -342,8 +342,33 @@ def test_gradients_that_stay_not_finite_end_the_run_and_leave_its_checkpoint(cop
 
 def test_the_training_step_is_compiled_once_a_run(config, copy, tmp_path, monkeypatch):
     steps = []
-    make = trainer.make_train_step
-    monkeypatch.setattr(trainer, "make_train_step", lambda *a: steps.append(make(*a)) or steps[-1])
+    make = trainer.make_train_steps
+    monkeypatch.setattr(trainer, "make_train_steps", lambda *a: steps.append(make(*a)) or steps[-1])
     jaxgpt.train(config, out=tmp_path / "run", quiet=True)
     jaxgpt.resume(copy, max_steps=10, quiet=True)
     assert [step._cache_size() for step in steps] == [1, 1]
+
+
+def test_a_call_ends_where_a_row_an_evaluation_or_the_run_does(config, tmp_path, monkeypatch):
+    calls = []
+    make = trainer.make_train_steps
+
+    def make_train_steps(*arguments):
+        train_steps = make(*arguments)
+        return lambda state, tokens, n: calls.append((int(state.step), n)) or train_steps(state, tokens, n)
+
+    monkeypatch.setattr(trainer, "make_train_steps", make_train_steps)
+    monkeypatch.setattr(fit, "CALL_SECONDS", 1e6)  # however slow this machine is
+    run = jaxgpt.train(jaxgpt.override(config, max_steps=22, eval_interval=8, log_interval=5), out=tmp_path / "run")
+    assert calls[:3] == [(0, 1), (1, 1), (2, 3)]  # the first call is timed, while the second is on
+    assert [step + n for step, n in calls] == [1, 2, 5, 8, 10, 15, 16, 20, 22]
+    assert [row["step"] for row in run.metrics] == [0, 5, 8, 10, 15, 16, 20, 22]
+
+
+def test_how_many_steps_a_call_makes_changes_nothing(config, tmp_path, monkeypatch):
+    weights = []
+    for seconds in (0, 1e6):
+        monkeypatch.setattr(fit, "CALL_SECONDS", seconds)
+        changed = jaxgpt.override(config, max_steps=20, eval_interval=20, log_interval=20)
+        weights.append(leaves(jaxgpt.train(changed, out=tmp_path / f"run{seconds}", quiet=True)))
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))

@@ -286,3 +286,25 @@ def test_evaluation_of_a_few_windows_reads_those(text):
     few = [losses[start + t] for start in (0, 32, 72) for t in range(1, 9)]
     loss = trainer.make_evaluate(CONFIG, F32)(params, text[:81], *few_windows)
     assert loss == pytest.approx(np.mean(few), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_several_steps_by_one_call_are_those_steps(text, dtype):
+    config, dtype = override(CONFIG, dropout=0.5), jnp.dtype(dtype)
+    train_steps = trainer.make_train_steps(config, dtype)
+    state, metrics = init_state(1, dtype)(), []
+    for n in (1, 3, 2):
+        state, of_last = train_steps(state, text, n)
+        metrics.append(of_last)
+    straight, of_each = run(config, text, 6, dtype)
+    assert_same(state, straight)
+    assert_same(metrics, [of_each[i] for i in (0, 3, 5)])
+
+
+def test_more_steps_at_once_compile_nothing_new(text):
+    train_steps, everywhere = trainer.make_train_steps(CONFIG, F32), sharding.replicated(trainer.make_mesh(CONFIG))
+    text, state = jax.device_put((text, init_state(1)()), everywhere)
+    for n in (1, 2, 5, 3):
+        state, _ = train_steps(state, text, n)
+    assert train_steps._cache_size() == 1
+    assert state.step == 11
