@@ -32,6 +32,7 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which is always given back
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+        libc.mallopt(-2, 2**27)  # M_TOP_PAD: nor give back a thread's heap, which comes in pieces of 64 MiB
 
 
 def compiler_options(platform: str) -> dict[str, str | int]:
