@@ -2,7 +2,7 @@
 
     python bench/without.py --preset t4 --json out.json
 
-On a CPU. What is left out here is in jaxgpt/ops.py, attention.py, sharding.py and backend.py, each with
+On a CPU. What is left out here is in jaxgpt/ops.py, attention.py, sharding.py, optimizer.py and backend.py, each with
 the reason why it is there.
 """
 
@@ -78,6 +78,14 @@ def random_bits_by_jax():
     ops.random_bits = lambda key, shape: jax.random.bits(key, shape)
 
 
+def optax_adam():
+    import optax
+
+    from jaxgpt import optimizer
+
+    optimizer.scale_by_adam = lambda b1, b2: optax.with_extra_args_support(optax.scale_by_adam(b1, b2))
+
+
 def whole_share():
     from jaxgpt import sharding
 
@@ -92,6 +100,7 @@ TRICKS = {
     "attention in chunks, with a gradient of its own": plain_attention,
     "LayerNorm with a gradient of its own": plain_layer_norm,
     "dropout by hashing": random_bits_by_jax,
+    "Adam's moments computed once": optax_adam,
     "freed memory kept": memory_given_back,
 }
 

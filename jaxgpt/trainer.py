@@ -158,15 +158,12 @@ def _train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh) -> Callable:
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, finite=finite)
         # A gradient that is not finite must not reach the weights: such an update is left out.
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
-        )
+        params = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), state.params, updates)
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        before, after = (optax.tree.get(s, "ScaleByAdamState").count for s in (state.opt_state, opt_state))
-        metrics = Metrics(loss, grad_norm, schedule(before), scale, skipped, state.step + 1 - after)
+        made = optax.tree.get(opt_state, "ScaleByAdamState").count
+        metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped, state.step + 1 - made)
         scale = precision.adjust_scale(state.loss_scale, finite, dtype)
         return TrainState(state.step + 1, params, opt_state, scale, skipped), metrics
 
