@@ -1,0 +1,83 @@
+"""Where does a training step on a CPU spend its time? By kinds of operations, from JAX's own profiler.
+
+    python bench/profile_step.py --preset cpu
+
+Tracing slows a step down, small operations most: the shares are what counts.
+"""
+
+import collections
+import glob
+import gzip
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import race
+import tyro
+
+from jaxgpt import backend, presets, sharding, trainer
+
+
+def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
+    """The compiled program's text, the profiler's events of `steps` steps, and the number of devices."""
+    backend.setup()
+    config, float32 = presets.preset(preset, vocab_size=65), jnp.dtype("float32")
+    mesh = trainer.make_mesh(config)
+    everywhere = sharding.replicated(mesh)
+    text = jax.random.randint(jax.random.key(0), (1_003_854,), 0, 65).astype(jnp.uint16)
+    text = jax.device_put(text, everywhere)
+    state = jax.jit(lambda: trainer.init_state(config, float32), out_shardings=everywhere)()
+    step = trainer.make_train_step(config, float32, mesh)
+    program = step.lower(state, text).compile().as_text()
+    for _ in range(steps):  # to warm up
+        state, _ = step(state, text)
+    jax.block_until_ready(state)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                state, _ = step(state, text)
+            jax.block_until_ready(state)
+        (trace,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
+        events = json.loads(gzip.decompress(Path(trace).read_bytes()))["traceEvents"]
+    return program, [e for e in events if e.get("ph") == "X" and "hlo_op" in e.get("args", {})], mesh.size
+
+
+def kind(name: str, line: str) -> str:
+    """Of the operation `name`, which `line` of the program defines."""
+    found = re.search(r'op_name="([^"]*)"', line)
+    source = found[1] if found else ""
+    if "all-reduce" in line or name.startswith("psum"):
+        return "average of the cores' gradients, and waiting for it"
+    if name.startswith(("ynn_fusion", "dot")) and re.search(r"/(dot_general|transpose)$", source):
+        batched = "->" in source or re.match(r"f32\[\d+,\d+,\d+,\d+\]", line)
+        return "matrix products of attention" if batched else "matrix products of layers"
+    if "shard_map" not in source:
+        return "optimiser, gradient's norm, drawing the batch"
+    return "everything between the products"
+
+
+def main(preset: str = "cpu", steps: int = 20) -> None:
+    """Profiles the training step of a preset.
+
+    Args:
+        preset: Whose size and batch.
+        steps: How many to trace.
+    """
+    program, events, devices = traced_step(preset, steps)
+    lines = dict(re.findall(r"%([\w.-]+) = (.*)", program))
+    microseconds, count = collections.Counter(), collections.Counter()
+    for event in events:
+        of = kind(event["name"], lines.get(event["name"], ""))
+        microseconds[of] += event["dur"]
+        count[of] += 1
+    total = microseconds.total()
+    rows = [(of, round(count[of] / steps / devices), f"{t / total:.0%}") for of, t in microseconds.most_common()]
+    rows.append(("all", round(count.total() / steps / devices), f"{total / steps / devices / 1e3:.2f} ms, traced"))
+    race.report(f"A core's part in a step of `{preset}`", ("what", "operations", "time"), rows, {}, None)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
