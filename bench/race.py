@@ -151,6 +151,15 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def figures(result: dict[str, Any], unit: str) -> tuple[str, str, str]:
+    """Three columns of a table: median, range, peak memory; the times in "s" or "ms"."""
+    scale, digits = {"s": (1, 3), "ms": (1e3, 2)}[unit]
+    middle, least, most = (
+        f"{scale * t:,.{digits}f}" for t in (result["median_seconds"], min(result["seconds"]), max(result["seconds"]))
+    )
+    return f"{middle} {unit}", f"{least} to {most}", f"{result['peak_bytes'] / 2**20:,.0f} MiB"
+
+
 def table(headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """Prints a markdown table."""
     print("\n".join(f"| {' | '.join(map(str, row))} |" for row in [headings, ("---",) * len(headings), *rows]))

@@ -71,16 +71,9 @@ def main(
     fastest = results["jaxgpt"]["median_seconds"]
     rows = []
     for name, r in results.items():
-        seconds = r["median_seconds"]
+        seconds, (middle, spread, peak_memory) = r["median_seconds"], race.figures(r, "s")
         rows.append(
-            (
-                name,
-                f"{seconds:,.3f} s",
-                f"{min(r['seconds']):,.3f} to {max(r['seconds']):,.3f}",
-                f"{tokens * samples / seconds:,.0f}",
-                f"{r['peak_bytes'] / 2**20:,.0f} MiB",
-                f"{seconds / fastest:.2f}",
-            )
+            (name, middle, spread, f"{tokens * samples / seconds:,.0f}", peak_memory, f"{seconds / fastest:.2f}")
         )
     headings = (f"{tokens} tokens x {samples}", "median", "range (s)", "tokens/s", "peak memory", "time / ours")
     ratios = {

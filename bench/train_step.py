@@ -85,17 +85,9 @@ def main(preset: str = "t4", nanogpt: Path | None = None, rounds: int = race.ROU
     device = steps["jaxgpt"]["device"]  # None for the CPU, whose peak this is
     rows = []
     for name, r in steps.items():
-        seconds = r["median_seconds"]
-        rows.append(
-            (
-                name,
-                f"{1e3 * seconds:,.2f} ms",
-                f"{1e3 * min(r['seconds']):,.2f} to {1e3 * max(r['seconds']):,.2f}",
-                f"{count / seconds / 1e9:,.0f} GF/s" + ("" if device else f", {count / seconds / peak:.0%}"),
-                f"{r['peak_bytes'] / 2**20:,.0f} MiB",
-                f"{r['first_seconds']:.1f} s",
-            )
-        )
+        seconds, (middle, spread, peak_memory) = r["median_seconds"], race.figures(r, "ms")
+        speed = f"{count / seconds / 1e9:,.0f} GF/s" + ("" if device else f", {count / seconds / peak:.0%}")
+        rows.append((name, middle, spread, speed, peak_memory, f"{r['first_seconds']:.1f} s"))
     headings = (
         "training step",
         "median",

@@ -124,17 +124,12 @@ def main(preset: str = "cpu", rounds: int = 5, json: Path | None = None) -> None
     contestants = {name or "all of it": [str(HERE), "--contestant", preset, name] for name in names}
     results = race.race(contestants, rounds)
     whole = results["all of it"]["median_seconds"]
-    rows = [
-        (
-            name if name == "all of it" else f"without {name}",
-            f"{1e3 * r['median_seconds']:,.2f} ms",
-            f"{1e3 * min(r['seconds']):,.2f} to {1e3 * max(r['seconds']):,.2f}",
-            f"{r['median_seconds'] / whole:.2f}",
-            f"{r['peak_bytes'] / 2**20:,.0f} MiB",
-            f"{r['first_seconds']:.1f} s",
-        )
-        for name, r in results.items()
-    ]
+    rows = []
+    for name, r in results.items():
+        middle, spread, peak_memory = race.figures(r, "ms")
+        called = name if name == "all of it" else f"without {name}"
+        times = f"{r['median_seconds'] / whole:.2f}"
+        rows.append((called, middle, spread, times, peak_memory, f"{r['first_seconds']:.1f} s"))
     headings = (
         f"a training step of `{preset}`",
         "median",
