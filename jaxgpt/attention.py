@@ -42,6 +42,31 @@ def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> 
     return jnp.einsum("nts,nsd->ntd", weights, v)
 
 
+def rotate(x: jax.Array, places: jax.Array, block_size: int) -> jax.Array:
+    """Queries or keys (B, T, H, D), each turned by an angle for its place (T,): their product then depends on how far
+    apart they are, and on nothing else of where they stand.
+
+    Channels are turned in pairs, the first by a radian a place, the last by about one a `block_size`. Su et al. 2021,
+    https://arxiv.org/abs/2104.09864 (with a base of 10,000, which is for texts far longer than a block here).
+    """
+    pairs = x.shape[-1] // 2
+    angles = places[:, None] * float(block_size) ** (-jnp.arange(pairs) / pairs)  # (T, D / 2)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]  # (T, 1, D / 2)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
+
+
+def shift(x: jax.Array) -> jax.Array:
+    """Values (N, T, ..., D) whose second half is that of the token before; zeros for the first token.
+
+    So who looks at a token sees what came before it, too, in one layer instead of two. Peng et al. 2023,
+    https://arxiv.org/abs/2305.13048, mix tokens in this way.
+    """
+    own, before = jnp.split(x, 2, axis=-1)
+    before = jnp.pad(before[:, :-1], [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.concatenate([own, before], axis=-1)
+
+
 def _heads_first(x):
     """(B, T, H, D) to (B, H, T, D), or back."""
     return x.swapaxes(1, 2)

@@ -42,6 +42,14 @@ class ModelConfig:
     """Whether queries, keys and values have one too, where `bias` is on. The lecture's have none."""
     tie_head: bool = True
     """Whether the output head shares the token embedding's matrix (https://arxiv.org/abs/1608.05859)."""
+    embd_norm: bool = False
+    """Whether the embeddings are brought to one length before the first block sees them."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """A learnt vector for each place, or queries and keys turned by it (https://arxiv.org/abs/2104.09864)."""
+    qk_norm: bool = False
+    """Whether queries and keys are brought to one length before they are compared (https://arxiv.org/abs/2010.04245)."""
+    value_shift: bool = False
+    """Whether half of each head's values are those of the token before (token shift, https://arxiv.org/abs/2305.13048)."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,29 @@ class TrainConfig:
     micro_batches: int = 0
     """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
     memory. 0 chooses by the device: what stays near a CPU's cache, one part on a GPU."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others."""
     learning_rate: float = 1e-3
     """Peak step size of AdamW."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: a cosine down to `min_learning_rate` at `max_steps`, or no change."""
+    muon_learning_rate: float = 0.03
+    """Peak step size of Muon, as a share of a matrix with singular values of 1; it follows the same schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """After the warm-up: a cosine down to `min_learning_rate` at `max_steps`; no change up to `decay_start`, then a
+    line down to it; or no change at all."""
     min_learning_rate: float = 1e-4
-    """Where the cosine ends."""
+    """Where AdamW's step size ends; Muon's ends at the same share of its peak."""
+    decay_start: float = 0.3
+    """Share of `max_steps` after which the line goes down, 0 to below 1."""
     warmup_steps: int = 100
     """Updates over which the step size climbs linearly to its peak."""
+    muon_momentum: float = 0.95
+    """Muon: memory of the gradient's running mean, 0 to below 1."""
     beta1: float = 0.9
     """AdamW: memory of the gradient's running mean, 0 to below 1."""
     beta2: float = 0.99
     """AdamW: memory of the squared gradient's running mean, 0 to below 1."""
     weight_decay: float = 0.1
-    """AdamW: decay of matrices, a share of `learning_rate` an update; biases and norms have none."""
+    """Decay of matrices, a share of their step size an update; biases and norms have none."""
     grad_clip: float = 1.0
     """Longest gradient, as the norm over all weights; 0 switches clipping off."""
 
@@ -164,7 +181,7 @@ def _value_problems(config: TrainConfig) -> list[str]:
     c, m = config, config.model
     positive = {
         **{name: getattr(m, name) for name in ("block_size", "n_layer", "n_head", "n_embd")},
-        **{name: getattr(c, name) for name in ("max_steps", "batch_size", "learning_rate")},
+        **{name: getattr(c, name) for name in ("max_steps", "batch_size", "learning_rate", "muon_learning_rate")},
         **{name: getattr(c, name) for name in ("eval_interval", "eval_windows", "log_interval")},
     }
     not_negative = {
@@ -172,17 +189,20 @@ def _value_problems(config: TrainConfig) -> list[str]:
         **{name: getattr(c, name) for name in ("seed", "micro_batches", "min_learning_rate", "warmup_steps")},
         **{name: getattr(c, name) for name in ("weight_decay", "grad_clip", "sample_tokens")},
     }
-    shares = {"dropout": m.dropout, "embd_dropout": m.embd_dropout, "beta1": c.beta1, "beta2": c.beta2}
+    shares = {"dropout": m.dropout, "embd_dropout": m.embd_dropout, "decay_start": c.decay_start}
+    shares |= {"beta1": c.beta1, "beta2": c.beta2, "muon_momentum": c.muon_momentum}
     problems = [f"{name} must be above 0, not {value}" for name, value in positive.items() if value <= 0]
     problems += [f"{name} must be 0 or more, not {value}" for name, value in not_negative.items() if value < 0]
     problems += [f"{n} must be 0 or more and below 1, not {v}" for n, v in shares.items() if not 0 <= v < 1]
     if m.n_head > 0 and m.n_embd % m.n_head:
         problems.append(f"n_head ({m.n_head}) must divide n_embd ({m.n_embd})")
+    elif (m.positions == "rotary" or m.value_shift) and m.n_embd // m.n_head % 2:
+        problems.append(f"a head's width (n_embd / n_head, {m.n_embd // m.n_head}) must be even for rotary positions")
     if c.micro_batches > 0 and c.batch_size % c.micro_batches:
         problems.append(f"micro_batches ({c.micro_batches}) must divide batch_size ({c.batch_size})")
     if c.seed >= 2**32:
         problems.append(f"seed must be below 2**32, not {c.seed}")
-    if c.schedule == "cosine" and c.min_learning_rate > c.learning_rate:
+    if c.schedule != "constant" and c.min_learning_rate > c.learning_rate:
         problems.append(
             f"min_learning_rate ({c.min_learning_rate}) must not be above learning_rate ({c.learning_rate})"
         )

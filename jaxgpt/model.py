@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxgpt.attention import attend_cached, causal_attention
+from jaxgpt.attention import attend_cached, causal_attention, rotate, shift
 from jaxgpt.config import ModelConfig
-from jaxgpt.ops import add_bias, cut, dropout, layer_norm, matmul, relu
+from jaxgpt.ops import add_bias, cut, dropout, layer_norm, matmul, relu, rms_norm
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 
@@ -107,16 +107,23 @@ class CausalSelfAttention(nnx.Module):
         B, T, C = x.shape
         H = self.config.n_head
         q, k, v = (part.reshape(B, T, H, C // H) for part in jnp.split(self.c_attn(x), 3, axis=-1))
+        start = 0 if past is None else past[2]
+        if self.config.qk_norm:
+            q, k = rms_norm(q), rms_norm(k)
+        if self.config.positions == "rotary":
+            q, k = (rotate(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
+        said = shift if self.config.value_shift else lambda v: v
         weights_key, out_key = (None, None) if key is None else jax.random.split(key)
         if past is None:
-            y = causal_attention(q, k, v, self.config.dropout, weights_key)
+            y = causal_attention(q, k, said(v), self.config.dropout, weights_key)
         else:
-            past_k, past_v, start = past
             q, k, v = (part.swapaxes(1, 2).reshape(B * H, T, C // H) for part in (q, k, v))
-            k = jax.lax.dynamic_update_slice_in_dim(past_k, k.astype(past_k.dtype), start, axis=1)  # (B H, S, D)
-            v = jax.lax.dynamic_update_slice_in_dim(past_v, v.astype(past_v.dtype), start, axis=1)
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(before, new.astype(before.dtype), start, axis=1)  # (B H, S, D)
+                for before, new in zip(past[:2], (k, v), strict=True)
+            )
             mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
-            y = attend_cached(q, k, v, mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
+            y = attend_cached(q, k, said(v), mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
 
 
@@ -153,7 +160,7 @@ class Block(nnx.Module):
 
 
 class GPT(nnx.Module):
-    """A decoder-only transformer with learnt positions.
+    """A decoder-only transformer.
 
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), and Karpathy's
     "Let's build GPT: from scratch, in code, spelled out".
@@ -167,7 +174,7 @@ class GPT(nnx.Module):
         C, V = config.n_embd, config.vocab_size
         self.config = config
         self.wte = Embed(V, C, rngs)
-        self.wpe = Embed(config.block_size, C, rngs)
+        self.wpe = Embed(config.block_size, C, rngs) if config.positions == "learned" else None
         self.h = nnx.List([Block(config, rngs) for _ in range(config.n_layer)])
         self.ln_f = LayerNorm(C, config.bias)
         self.lm_head = None if config.tie_head else Linear(C, V, config.bias, rngs, dtype=jnp.float32)
@@ -197,7 +204,9 @@ class GPT(nnx.Module):
     def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, only: jax.Array | None = None):
         T, start = tokens.shape[1], 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
-        x = self.wte(tokens) + self.wpe(start + jnp.arange(T))  # (B, T, C)
+        x = self.wte(tokens)  # (B, T, C)
+        x = x if self.wpe is None else x + self.wpe(start + jnp.arange(T))
+        x = rms_norm(x) if self.config.embd_norm else x
         # The stream is in the type of the products: it is read and written more often than anything else (bench/t4.py),
         # in float32 twice the bytes each time, and what it rounds off is no more than what the products do.
         x = dropout(x, self.config.embd_dropout, keys[0]).astype(self.wte.embedding.dtype)

@@ -143,6 +143,31 @@ def _layer_norm_backward(kept, g):
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
+@jax.custom_vjp
+def rms_norm(x: jax.Array) -> jax.Array:
+    """Channels to a mean square of 1: in float32, given back in the type of `x`, which is all that the gradient keeps.
+
+    Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467, without the learnt scale.
+    """
+    return _rms_norm_forward(x)[0]
+
+
+def _rms_norm_forward(x):
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
+    return (x32 * inverse).astype(x.dtype), (x, inverse)
+
+
+def _rms_norm_backward(kept, g):
+    x, inverse = kept
+    g = g.astype(jnp.float32)
+    normal = x.astype(jnp.float32) * inverse
+    return (((g - normal * (g * normal).mean(-1, keepdims=True)) * inverse).astype(x.dtype),)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales the rest up to keep its mean; without a key, `x` itself.
 

@@ -1,39 +1,55 @@
-"""AdamW as GPT-2 is trained with it: decay on matrices only, warm-up, cosine, clipping. From optax."""
+"""AdamW as GPT-2 is trained with it, from optax: decay on matrices only, warm-up, cosine, clipping; or Muon, too."""
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxgpt.config import TrainConfig
+from jaxgpt.muon import scale_by_muon
 from jaxgpt.ops import cut
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Step size by step: a climb over `warmup_steps`, then the config's schedule."""
-    start = config.learning_rate / (config.warmup_steps + 1)  # the first update counts, too
+    """AdamW's step size by step: a climb over `warmup_steps`, then the config's schedule."""
+    peak, end = config.learning_rate, config.min_learning_rate
+    climb, last = config.warmup_steps, max(config.max_steps, config.warmup_steps + 1)
+    start = peak / (climb + 1)  # the first update counts, too
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(start, peak, climb, last, end)
+    flat = optax.warmup_constant_schedule(start, peak, climb)
     if config.schedule == "constant":
-        return optax.warmup_constant_schedule(start, config.learning_rate, config.warmup_steps)
-    return optax.warmup_cosine_decay_schedule(
-        start,
-        config.learning_rate,
-        config.warmup_steps,
-        max(config.max_steps, config.warmup_steps + 1),
-        config.min_learning_rate,
-    )
+        return flat
+    decline = max(climb, int(config.decay_start * config.max_steps))
+    return optax.join_schedules([flat, optax.linear_schedule(peak, end, last - decline)], [decline])
 
 
-def build(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+def build(config: TrainConfig, mesh: Mesh | None = None) -> optax.GradientTransformationExtraArgs:
     """The chain that turns gradients into updates: `update(grads, state, params, finite=...)`, as in `scale_by_adam`.
 
-    Loshchilov and Hutter 2017, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101.
+    Loshchilov and Hutter 2017, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101; for
+    `optimizer` "muon" see muon.py, whose work is shared among the devices of `mesh`.
     """
     clip = optax.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
-    adamw = optax.chain(
-        scale_by_adam(config.beta1, config.beta2),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)),
-        optax.scale_by_learning_rate(learning_rate(config)),
+    schedule = learning_rate(config)
+    decay = optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim >= 2, params))
+    adamw = optax.chain(scale_by_adam(config.beta1, config.beta2), decay, optax.scale_by_learning_rate(schedule))
+    if config.optimizer == "adamw":
+        return optax.chain(clip, adamw)
+    ratio = config.muon_learning_rate / config.learning_rate
+    step_size = optax.scale_by_learning_rate(lambda step: ratio * schedule(step))
+    muon = optax.chain(scale_by_muon(config.muon_momentum, mesh), decay, step_size)
+    return optax.chain(clip, optax.partition({"muon": muon, "adamw": adamw}, owners))
+
+
+def owners(params):
+    """Which optimiser has each weight where Muon is on: it takes the matrices of the blocks.
+
+    Embeddings and the head are lists of vectors, a token each, of which an update touches a few.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: "muon" if path[0].key == "h" and p.ndim == 2 else "adamw", params
     )
-    return optax.chain(clip, adamw)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformationExtraArgs:

@@ -76,6 +76,12 @@ def average(tree: Any, mesh: Mesh) -> Any:
     return unravel(jax.lax.pmean(vector, AXIS))
 
 
+def gather(tree: Any) -> Any:
+    """Every array (...) of every device, (devices, ...), inside `jax.shard_map`; all as one vector, as in `average`."""
+    vector, unravel = ravel_pytree(tree)
+    return jax.vmap(unravel)(jax.lax.all_gather(vector, AXIS))
+
+
 def on_one(tree: Any) -> Any:
     """The first device's copy of replicated arrays."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)

@@ -119,7 +119,7 @@ def _jit(train: Callable, mesh: Mesh) -> Callable:
 def _train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh) -> Callable:
     """`train_step(state, tokens) -> (state, metrics)`, not compiled yet."""
     graphdef = graph(config.model)
-    tx = optimizer.build(config)
+    tx = optimizer.build(config, mesh)
     schedule = optimizer.learning_rate(config)
     n = sharding.micro_batches(config, mesh)
 

@@ -1,0 +1,204 @@
+"""How long until a model is good? `python train.py --preset speedrun` beside nanoGPT's recipe for a laptop.
+
+    python bench/time_to_loss.py --nanogpt ../nanoGPT --plot docs/speedrun.png
+
+Seconds are those of the whole command, from the start of Python: importing, compiling (with an empty cache), evaluating
+and writing samples count. Every loss is one of the whole validation split, counted after the race: nanoGPT's of the
+checkpoints that its train.py saved; ours of a second run with the same seed, which has the same weights at every step.
+nanoGPT is read from a clone of your own, and needs PyTorch and requests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import race
+import tyro
+
+from jaxgpt import batches, corpus
+from jaxgpt.tokenizer import CharTokenizer
+
+HERE = Path(__file__)
+README_RECIPE = [  # "I only have a macbook", in nanoGPT's README
+    *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1"),
+    *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
+    *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
+]
+EVERY = 20  # steps between two points of our curve
+
+Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
+
+
+def nanogpt(clone: Path, text: Path, folder: Path) -> tuple[Curve, float]:
+    """Its curve, and the seconds until it has finished."""
+    work = folder / "nanogpt"
+    shutil.copytree(clone, work, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl"))
+    shutil.copy(text, work / "data/shakespeare_char/input.txt")
+    subprocess.run([sys.executable, "data/shakespeare_char/prepare.py"], cwd=work, check=True, stdout=sys.stderr)
+    began = time.perf_counter()
+    command = [sys.executable, "-u", "train.py", *README_RECIPE]
+    saved: list[tuple[float, Path]] = []
+    evaluated, saving = 0.0, False
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("step "):
+                evaluated = time.perf_counter() - began
+            elif line.startswith("saving checkpoint"):
+                saving = True
+            elif line.startswith("iter ") and saving:  # the line after it: the file is complete
+                saving = False
+                saved.append((evaluated, work / f"{len(saved)}.pt"))
+                shutil.copy(work / "out-shakespeare-char/ckpt.pt", saved[-1][1])
+    if process.returncode:
+        raise SystemExit("nanoGPT's train.py failed; its own words are above")
+    seconds = time.perf_counter() - began
+    return [(t, whole_loss(work, path, text.read_text("utf-8"))) for t, path in saved], seconds
+
+
+def whole_loss(clone: Path, checkpoint: Path, text: str) -> float:
+    """Loss of a nanoGPT checkpoint over the validation split, in the windows in which ours is counted."""
+    import nanogpt
+    import torch
+
+    saved = torch.load(checkpoint, weights_only=True)
+    module = nanogpt.load(str(clone))
+    model = module.GPT(module.GPTConfig(**saved["model_args"]))
+    model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in saved["model"].items()})
+    model.eval()
+    tokens = torch.from_numpy(batches.split(CharTokenizer.train(text).encode(text))[1].astype("int64"))
+    T = saved["model_args"]["block_size"]
+    total = count = 0
+    with torch.no_grad():
+        for start, skip in zip(*batches.fixed_windows(len(tokens), T), strict=True):
+            logits, _ = model(tokens[None, start : start + T], tokens[None, start + 1 : start + T + 1])
+            losses = torch.nn.functional.cross_entropy(
+                logits[0, skip:], tokens[start + 1 + skip : start + T + 1], reduction="none"
+            )
+            total, count = total + losses.sum().item(), count + len(losses)
+    return total / count
+
+
+def ours(text: Path, folder: Path, flags: list[str]) -> tuple[Curve, float]:
+    """Our curve, and the seconds until we have finished."""
+    environment = {**os.environ, "JAXGPT_HOME": str(folder / "home")}  # nothing is compiled yet
+    command = [sys.executable, str(HERE.parents[1] / "train.py"), "--data", str(text), *flags]
+    out, times = folder / "timed", {}
+    began = time.perf_counter()
+    with subprocess.Popen([*command, "--out", str(out)], stdout=sys.stderr, env=environment) as process:
+        while process.poll() is None:
+            for row in rows(out):
+                times.setdefault(row["step"], time.perf_counter() - began)
+            time.sleep(0.02)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        raise SystemExit("train.py failed; its own words are above")
+    print("once more, to count the losses ...", file=sys.stderr)
+    characters = text.read_text("utf-8")
+    windows = len(batches.fixed_windows(len(batches.split(characters)[1]), 64)[0])
+    counting = [f"--eval-interval={EVERY}", f"--eval-windows={windows}", "--sample-tokens=0"]
+    out = folder / "counted"
+    subprocess.run([*command, *counting, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment, check=True)
+    return [(times[row["step"]], row["val_loss"]) for row in rows(out) if row["step"] in times], seconds
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """What a run has written so far."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def first_below(curve: Curve, loss: float) -> float | None:
+    """Seconds of the first point at `loss` or better."""
+    return next((seconds for seconds, value in curve if value <= loss), None)
+
+
+def plot(path: Path, curves: dict[str, Curve], target: float, title: str) -> None:
+    """Both curves in one picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), color in zip(curves.items(), ("#d95f02", "#08519c"), strict=True):
+        axes.plot(*zip(*curve, strict=True), color=color, marker="o", markersize=3, label=name)
+    axes.axhline(target, color="#888888", linestyle=":", linewidth=1)
+    axes.set(title=title, xlabel="seconds since the command was started", ylabel="loss over the validation split")
+    axes.set(xlim=(0, None), ylim=(None, 2.6))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png")
+
+
+def main(
+    nanogpt_clone: tyro.conf.arg(Path, name="nanogpt"),
+    data: str = "tinyshakespeare",
+    preset: str = "speedrun",
+    target: float | None = None,
+    rounds: int = 1,
+    plot_path: tyro.conf.arg(Path | None, name="plot") = None,
+    json_path: tyro.conf.arg(Path | None, name="json") = None,
+) -> None:
+    """Trains both, one after the other.
+
+    Args:
+        nanogpt_clone: A clone of nanoGPT.
+        data: `tinyshakespeare`, or a text file.
+        preset: Whose recipe to race.
+        target: The loss to reach; by default nanoGPT's best.
+        rounds: How often; the medians count.
+        plot_path: Picture to draw of the first round.
+        json_path: File to write the figures to.
+    """
+    races = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder, text = Path(name), Path(name) / "text.txt"
+            text.write_text(corpus.load(data), "utf-8")
+            print("nanoGPT ...", file=sys.stderr)
+            theirs, their_end = nanogpt(nanogpt_clone, text, folder)
+            print(f"{preset} ...", file=sys.stderr)
+            mine, my_end = ours(text, folder, ["--preset", preset])
+        races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
+    figures = [summary(r, target) for r in races]
+    names = list(figures[0])
+    middle = {name: race.median([f[name] for f in figures]) for name in names}
+    table = [(name, f"{middle[name]:.3f}", *(f"{f[name]:.3f}" for f in figures)) for name in names]
+    headings = ("", "median", *(f"round {i + 1}" for i in range(rounds)))
+    ratio = middle["nanoGPT's seconds to its best / ours to the target"]
+    title = f"`{preset}` is at the target {ratio:.1f} times as fast as nanoGPT at its best ({Path(data).name})"
+    race.report(title, headings, table, {"figures": figures, "races": races}, json_path)
+    if plot_path is not None:
+        first = {"nanoGPT, its README's recipe for a CPU": races[0]["nanogpt"]}
+        first[f"python train.py --preset {preset}"] = races[0]["ours"]
+        plot(plot_path, first, figures[0]["target loss"], race.machine()["processor"])
+
+
+def summary(r: dict[str, Any], target: float | None) -> dict[str, float]:
+    """What is said of one race."""
+    best_seconds, best = min(r["nanogpt"], key=lambda point: point[1])
+    target = best if target is None else target
+    reached = first_below(r["ours"], target)
+    reached = float("inf") if reached is None else reached
+    in_their_time = [loss for seconds, loss in r["ours"] if seconds <= r["nanogpt_end"]]
+    return {
+        "target loss": target,
+        "nanoGPT's best loss": best,
+        "nanoGPT's seconds to its best": best_seconds,
+        "nanoGPT's seconds in all": r["nanogpt_end"],
+        "our seconds to the target": reached,
+        "our seconds to nanoGPT's best": first_below(r["ours"], best) or float("inf"),
+        "our loss at the end": r["ours"][-1][1],
+        "our seconds in all": r["ours_end"],
+        "our loss when nanoGPT has finished": in_their_time[-1],
+        "nanoGPT's seconds to its best / ours to the target": best_seconds / reached,
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
