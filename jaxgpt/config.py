@@ -196,8 +196,10 @@ def _value_problems(config: TrainConfig) -> list[str]:
     problems += [f"{n} must be 0 or more and below 1, not {v}" for n, v in shares.items() if not 0 <= v < 1]
     if m.n_head > 0 and m.n_embd % m.n_head:
         problems.append(f"n_head ({m.n_head}) must divide n_embd ({m.n_embd})")
-    elif (m.positions == "rotary" or m.value_shift) and m.n_embd // m.n_head % 2:
-        problems.append(f"a head's width (n_embd / n_head, {m.n_embd // m.n_head}) must be even for rotary positions")
+    elif m.n_head > 0 and m.n_embd // m.n_head % 2:
+        halving = {"positions rotary": m.positions == "rotary", "value_shift": m.value_shift}
+        width = f"a head is {m.n_embd // m.n_head} wide (n_embd / n_head)"
+        problems += [f"{name} needs an even width, but {width}" for name, on in halving.items() if on]
     if c.micro_batches > 0 and c.batch_size % c.micro_batches:
         problems.append(f"micro_batches ({c.micro_batches}) must divide batch_size ({c.batch_size})")
     if c.seed >= 2**32:

@@ -41,9 +41,9 @@ def gpu(kind: str) -> SimpleNamespace:
     return SimpleNamespace(platform="gpu", device_kind=kind)
 
 
-def test_a_cpu_gets_the_small_preset(monkeypatch):
+def test_a_cpu_gets_the_quick_preset(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert backend.default_preset() == "cpu"
+    assert backend.default_preset() == "speedrun"
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])

@@ -39,6 +39,10 @@ def complaint(function, *arguments, **changes) -> str:
         ("min_learning_rate", -1e-4),
         ("min_learning_rate", 1.0),
         ("warmup_steps", -1),
+        ("muon_learning_rate", 0.0),
+        ("muon_momentum", 1.0),
+        ("decay_start", 1.0),
+        ("decay_start", -0.1),
         ("beta1", 1.0),
         ("beta2", -0.5),
         ("weight_decay", -0.1),
@@ -160,3 +164,12 @@ def test_help_describes_every_flag_with_its_default(capsys):
             bare.append(name)
     assert bare == []
     assert re.search(r"--max-steps INT[^(]*\(default:\W+5000\)", shown)  # the preset's
+
+
+@pytest.mark.parametrize(
+    "option", [{"positions": "rotary"}, {"value_shift": True}], ids=lambda option: next(iter(option))
+)
+def test_halves_need_heads_of_an_even_width(option):
+    message = complaint(validate, override(TrainConfig(), n_embd=36, n_head=4, **option))
+    assert "9" in message
+    assert next(iter(option)) in message

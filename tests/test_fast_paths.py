@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import attention, backend, ladder, model, ops, optimizer, presets, sharding, trainer
+from jaxgpt import attention, backend, ladder, model, muon, ops, optimizer, presets, sharding, trainer
 from jaxgpt.config import TrainConfig, override
 
 SMALL = {"vocab_size": 13, "block_size": 70, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
@@ -14,6 +14,7 @@ CONFIGS = {
     "cpu": presets.preset("cpu", **SMALL, warmup_steps=1),
     "t4": presets.preset("t4", **SMALL),
     "widest": presets.preset("t4", **SMALL | {"n_embd": 96, "n_layer": 1}, tie_head=True, activation="gelu"),
+    "speedrun": presets.preset("speedrun", **SMALL),
     "no bias": presets.preset("t4", **SMALL, bias=False),
 }
 
@@ -40,15 +41,20 @@ def plain_layer_norm(x, scale, bias):
     return y if bias is None else y + bias
 
 
+def plain_rms_norm(x):
+    return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, monkeypatch):
     text = jnp.asarray(np.cumsum(np.random.default_rng(0).choice([1, 3], 2000)) % 13, jnp.uint16)
     fast = losses(override(config, micro_batches=2), text, 2)
-    for module in (model, ops, optimizer):
+    for module in (model, ops, optimizer, muon):
         monkeypatch.setattr(module, "cut", lambda x: x)
     monkeypatch.setattr(model, "matmul", lambda x, w, dtype: x @ w)
     monkeypatch.setattr(model, "add_bias", jnp.add)
     monkeypatch.setattr(model, "layer_norm", plain_layer_norm)
+    monkeypatch.setattr(model, "rms_norm", plain_rms_norm)
     monkeypatch.setattr(model, "ACTIVATIONS", {"gelu": jax.nn.gelu, "relu": jax.nn.relu})
     monkeypatch.setattr(model, "causal_attention", plain_attention)
     monkeypatch.setattr(backend, "compiler_options", lambda platform: {})

@@ -180,6 +180,29 @@ def test_an_interrupted_run_goes_on_bit_for_bit(step, whole, config, tmp_path, s
     assert untimed(resumed.metrics) == untimed(whole.metrics)
 
 
+def test_an_interrupted_speedrun_goes_on_bit_for_bit(config, tmp_path, stop_after):
+    sizes = (
+        "data",
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "block_size",
+        "batch_size",
+        "max_steps",
+        "eval_windows",
+        "log_interval",
+    )
+    values = {**vars(config), **vars(config.model)}
+    fast = jaxgpt.preset("speedrun", dropout=0.1, **{name: values[name] for name in sizes})
+    whole = jaxgpt.train(fast, out=tmp_path / "whole", quiet=True)
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        jaxgpt.train(fast, out=tmp_path / "run", quiet=True)
+    resumed = jaxgpt.resume(tmp_path / "run", quiet=True)
+    assert_same_weights(resumed, whole)
+    assert untimed(resumed.metrics) == untimed(whole.metrics)
+
+
 def test_rows_after_the_checkpoint_are_dropped(whole, config, tmp_path, stop_after):
     stop_after(6)
     with pytest.raises(Interrupted):

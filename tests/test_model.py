@@ -17,6 +17,7 @@ from jaxgpt import model, precision, trainer
 from jaxgpt.config import ModelConfig, TrainConfig
 
 CONFIG = ModelConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=16)
+MODERN = dict(embd_norm=True, positions="rotary", qk_norm=True, value_shift=True, tie_head=False)
 TOKENS = jnp.asarray(np.random.default_rng(7).integers(0, 11, (2, 6)), jnp.int32)
 
 
@@ -135,16 +136,28 @@ def test_a_token_depends_on_itself_and_those_before_it_and_on_none_after(pieces)
     assert (sees[~np.tri(6, dtype=bool)] == 0).all()
 
 
+@pytest.mark.parametrize("pieces", [None, (6,), (2, 3, 1)], ids=["without cache", "at once", "in pieces"])
+def test_no_token_of_a_modern_model_sees_what_comes_after_it(pieces):
+    gpt = lively(changed(**MODERN))
+    read = jax.jit(lambda tokens: gpt(tokens) if pieces is None else read_in_pieces(gpt, tokens, pieces)[0])
+    for t in range(6):
+        other = read(TOKENS.at[:, t].set((TOKENS[:, t] + 1) % 11))
+        np.testing.assert_array_equal(other[:, :t], read(TOKENS)[:, :t])
+        assert (np.abs(other - read(TOKENS))[:, t:].max(axis=(0, 2)) > 1e-4).all()
+
+
+@pytest.mark.parametrize("options", [{"tie_head": False}, MODERN], ids=["GPT-2", "modern"])
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-def test_reading_through_the_cache_gives_the_same_logits(pieces):
-    gpt = lively(changed(tie_head=False))
+def test_reading_through_the_cache_gives_the_same_logits(pieces, options):
+    gpt = lively(changed(**options))
     logits, cache = jax.jit(lambda: read_in_pieces(gpt, TOKENS, pieces))()
     assert cache.length == 6
     np.testing.assert_allclose(logits, logits_of(gpt), atol=1e-5)
 
 
-def test_what_lies_in_the_cache_beyond_its_length_is_not_seen():
-    gpt = lively()
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["GPT-2", "modern"])
+def test_what_lies_in_the_cache_beyond_its_length_is_not_seen(options):
+    gpt = lively(changed(**options))
 
     @jax.jit
     def fourth(rest):
@@ -358,6 +371,53 @@ def test_each_layer_drops_something_else():
     assert sorted(set(levels.tolist())) == [0, 1, 10, 11]  # kept: neither, the first, the second, both
 
 
+# Rotary positions, queries and keys of one length, shifted values
+
+
+def test_rotary_positions_tell_how_far_apart_tokens_are_and_nothing_else():
+    q, k = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)), jnp.float32)
+
+    def score(i, j):
+        turned = (attention_module.rotate(x, jnp.array([place]), 64) for x, place in ((q, i), (k, j)))
+        return jnp.vdot(*turned)
+
+    assert score(0, 0) == pytest.approx(jnp.vdot(q, k).item(), abs=1e-5)
+    assert score(37, 35) == pytest.approx(score(2, 0).item(), abs=1e-4)
+    far = [score(distance, 0).item() for distance in range(64)]
+    assert len(np.unique(np.round(far, 4))) == 64
+
+
+def test_turning_keeps_the_length_of_what_is_turned():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3, 8)), jnp.float32)
+    turned = attention_module.rotate(x, jnp.arange(6), 6)
+    np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(turned[:, 0], x[:, 0])  # the first place is the angle 0
+
+
+def test_a_rotary_model_knows_the_order_of_its_tokens():
+    gpt = lively(changed(positions="rotary"))
+    swapped = TOKENS[:, jnp.array([1, 0, 2, 3, 4, 5])]
+    assert np.abs(logits_of(gpt, swapped) - logits_of(gpt))[:, 2:].max() > 1e-3
+
+
+def test_with_qk_norm_the_size_of_the_queries_and_keys_does_not_matter():
+    config = changed(qk_norm=True, qkv_bias=False)
+    params = trainer.params_of(lively(config))
+    kernel = params["h"][0]["attn"]["c_attn"]["kernel"]
+    longer = kernel.at[:, :32].multiply(7.0)  # queries and keys; the values are the last third
+    before = logits_of(nnx.merge(trainer.graph(config), params))
+    params["h"][0]["attn"]["c_attn"]["kernel"] = longer
+    np.testing.assert_allclose(logits_of(nnx.merge(trainer.graph(config), params)), before, atol=1e-4)
+
+
+def test_half_of_a_shifted_value_is_that_of_the_token_before():
+    values = jnp.arange(2 * 3 * 4.0).reshape(1, 3, 2, 4)  # (B, T, H, D)
+    shifted = attention_module.shift(values)
+    np.testing.assert_array_equal(shifted[..., :2], values[..., :2])
+    np.testing.assert_array_equal(shifted[:, 1:, :, 2:], values[:, :-1, :, 2:])
+    np.testing.assert_array_equal(shifted[:, 0, :, 2:], jnp.zeros((1, 2, 2)))
+
+
 # Every setting does something
 
 CASES = {  # field: another value, and what it changes
@@ -373,6 +433,10 @@ CASES = {  # field: another value, and what it changes
     "bias": (False, "weights"),
     "qkv_bias": (False, "weights"),
     "tie_head": (False, "weights"),
+    "embd_norm": (True, "output"),
+    "positions": ("rotary", "weights"),
+    "qk_norm": (True, "output"),
+    "value_shift": (True, "output"),
 }
 
 

@@ -91,3 +91,19 @@ def test_the_gradient_of_an_embedding_adds_up_in_float32(dtype):
     _, pull = jax.vjp(lambda rows: nnx.merge(graphdef, rows)(jnp.ones(5000, jnp.int32)).astype(dtype), rows)
     (d_rows,) = pull(jnp.ones((5000, 2), dtype))
     np.testing.assert_allclose(d_rows["embedding"][...].astype(jnp.float32)[:, 0], [0, 5000, 0], rtol=2**-8)
+
+
+def test_rms_norm_is_a_division_by_the_root_of_the_mean_square():
+    def plain(x):
+        return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+
+    assert_same_gradients(ops.rms_norm, plain, 3 * noise(2, 3, 16))
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+def test_rms_norm_reckons_in_float32_and_answers_in_the_type_it_was_asked(dtype):
+    x = one_and_many_small(dtype)
+    y, pull = jax.vjp(ops.rms_norm, x)
+    assert y.dtype == pull(y)[0].dtype == dtype
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact / np.sqrt((exact**2).mean() + 1e-6), rtol=1e-2)

@@ -29,7 +29,7 @@ def update(config: TrainConfig, grads, params=PARAMS):
     return optax.apply_updates(params, updates), state
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_warm_up_climbs_linearly_to_its_peak(schedule):
     climb = rates(changed(COSINE, schedule=schedule), *range(11))
     np.testing.assert_allclose(climb, 1e-2 * np.arange(1, 12) / 11, rtol=1e-5)
@@ -43,16 +43,26 @@ def test_the_cosine_ends_at_its_least_at_the_last_step():
     assert end == beyond == pytest.approx(1e-3, rel=1e-5)
 
 
+def test_the_line_starts_where_it_is_told_and_ends_at_its_least_at_the_last_step():
+    config = changed(COSINE, schedule="linear", decay_start=0.4)
+    assert rates(config, 10, 20, 35, 50, 60) == pytest.approx([1e-2, 1e-2, 5.5e-3, 1e-3, 1e-3])
+
+
+def test_a_line_does_not_start_before_the_warm_up_ends():
+    config = changed(COSINE, schedule="linear", decay_start=0.0)
+    assert rates(config, 9, 10, 30, 50) == pytest.approx([1e-2 * 10 / 11, 1e-2, 5.5e-3, 1e-3])
+
+
 def test_the_constant_schedule_stays_at_its_peak():
     assert rates(changed(COSINE, schedule="constant"), 10, 30, 50) == pytest.approx([1e-2] * 3)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_without_warm_up_the_first_step_has_the_peak(schedule):
     assert rates(changed(COSINE, schedule=schedule, warmup_steps=0), 0) == pytest.approx([1e-2])
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("warmup_steps", [5, 100])
 def test_a_warm_up_longer_than_the_run_just_climbs(schedule, warmup_steps):
     config = changed(COSINE, schedule=schedule, max_steps=5, warmup_steps=warmup_steps)

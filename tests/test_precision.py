@@ -107,6 +107,7 @@ STEPS = {
     "cpu": {"preset": "cpu"},
     "t4": {"preset": "t4"},
     "gpt2": {"preset": "cpu", "bias": True, "dropout": 0.1, "embd_dropout": 0.1, "micro_batches": 2},
+    "speedrun": {"preset": "speedrun", "optimizer": "adamw"},  # Muon's own products are float32 in any case
 }
 
 

@@ -48,6 +48,14 @@ def test_any_number_of_devices_makes_the_same_updates(text, n_devices, micro_bat
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), many.params, one.params)
 
 
+def test_muon_makes_the_same_updates_on_any_number_of_devices(text):
+    config = override(CONFIG, optimizer="muon", micro_batches=1)
+    one, losses = run(config, text, 1)
+    many, shared_losses = run(config, text, 4)
+    np.testing.assert_allclose(shared_losses, losses, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), many.params, one.params)
+
+
 def test_every_device_holds_the_same_weights_after_an_update(text):
     state, _ = run(CONFIG, text, 4)
     for leaf in jax.tree.leaves(state):

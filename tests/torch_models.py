@@ -12,24 +12,48 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def unit(x):
+    """Each vector at a mean square of 1."""
+    return x / torch.sqrt((x**2).mean(-1, keepdim=True) + 1e-6)
+
+
+def turned(x, base: int):
+    """Rotary positions with complex numbers: channel i and i + D / 2 of (B, T, D) make one."""
+    half = x.shape[-1] // 2
+    speeds = torch.tensor([base ** (-i / half) for i in range(half)], dtype=torch.float32)
+    angles = torch.outer(torch.arange(x.shape[1], dtype=torch.float32), speeds)
+    y = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([y.real, y.imag], dim=-1)
+
+
 class Head(nn.Module):
-    def __init__(self, n_embd: int, head_size: int, bias: bool = False):
+    def __init__(self, n_embd: int, head_size: int, bias: bool = False, config=None):
         super().__init__()
+        self.config = config  # of a GPT, whose heads can do more
         self.query = nn.Linear(n_embd, head_size, bias=bias)
         self.key = nn.Linear(n_embd, head_size, bias=bias)
         self.value = nn.Linear(n_embd, head_size, bias=bias)
 
     def forward(self, x):
         q, k, v = self.query(x), self.key(x), self.value(x)
+        c = self.config
+        if c is not None and c.qk_norm:
+            q, k = unit(q), unit(k)
+        if c is not None and c.positions == "rotary":
+            q, k = turned(q, c.block_size), turned(k, c.block_size)
+        if c is not None and c.value_shift:
+            half = v.shape[-1] // 2
+            before = torch.cat([torch.zeros_like(v[:, :1, half:]), v[:, :-1, half:]], dim=1)
+            v = torch.cat([v[..., :half], before], dim=-1)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         future = torch.triu(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool), diagonal=1)
         return F.softmax(scores.masked_fill(future, float("-inf")), dim=-1) @ v
 
 
 class Heads(nn.Module):
-    def __init__(self, n_embd: int, n_head: int, proj: bool = False, qkv_bias: bool = False, bias: bool = True):
+    def __init__(self, n_embd: int, n_head: int, proj: bool = False, qkv_bias=False, bias=True, config=None):
         super().__init__()
-        self.heads = nn.ModuleList([Head(n_embd, n_embd // n_head, qkv_bias) for _ in range(n_head)])
+        self.heads = nn.ModuleList([Head(n_embd, n_embd // n_head, qkv_bias, config) for _ in range(n_head)])
         self.proj = nn.Linear(n_embd, n_embd, bias=bias) if proj else nn.Identity()
 
     def forward(self, x):
@@ -50,9 +74,9 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, n_embd, n_head, norm=True, qkv_bias=False, bias=True, activation="relu"):
+    def __init__(self, n_embd, n_head, norm=True, qkv_bias=False, bias=True, activation="relu", config=None):
         super().__init__()
-        self.attn = Heads(n_embd, n_head, proj=True, qkv_bias=qkv_bias, bias=bias)
+        self.attn = Heads(n_embd, n_head, proj=True, qkv_bias=qkv_bias, bias=bias, config=config)
         self.fc = nn.Linear(n_embd, 4 * n_embd, bias=bias)
         self.act = nn.ReLU() if activation == "relu" else nn.GELU(approximate="tanh")
         self.out = nn.Linear(4 * n_embd, n_embd, bias=bias)
@@ -79,13 +103,16 @@ class Transformer(nn.Module):
     def __init__(self, config, body: list[nn.Module]):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.positions == "learned" else None
+        self.embd_norm = config.embd_norm
         self.body = nn.Sequential(*body)
         tied = config.architecture == "gpt" and config.tie_head
         self.head = None if tied else nn.Linear(config.n_embd, config.vocab_size, bias=config.bias)
 
     def forward(self, tokens):
-        x = self.body(self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1])))
+        x = self.wte(tokens)
+        x = x if self.wpe is None else x + self.wpe(torch.arange(tokens.shape[1]))
+        x = self.body(unit(x) if self.embd_norm else x)
         return x @ self.wte.weight.T if self.head is None else self.head(x)
 
 
@@ -95,7 +122,7 @@ def build(c) -> nn.Module:
         return Bigram(c.vocab_size)
     if c.architecture == "gpt":
         qkv_bias = c.bias and c.qkv_bias
-        blocks = [Block(c.n_embd, c.n_head, True, qkv_bias, c.bias, c.activation) for _ in range(c.n_layer)]
+        blocks = [Block(c.n_embd, c.n_head, True, qkv_bias, c.bias, c.activation, c) for _ in range(c.n_layer)]
         return Transformer(c, [*blocks, Norm(c.n_embd, c.bias)])
     body = {
         "head": lambda: [Heads(c.n_embd, 1)],
@@ -129,7 +156,8 @@ def _pairs(model, params):
         yield model.table.weight, params["table"]["embedding"]
         return
     yield model.wte.weight, params["wte"]["embedding"]
-    yield model.wpe.weight, params["wpe"]["embedding"]
+    if model.wpe is not None:
+        yield model.wpe.weight, params["wpe"]["embedding"]
     if model.head is not None:
         yield from _linear(model.head, params["lm_head"])
     n_block = 0
