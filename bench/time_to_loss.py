@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import race
 import tyro
@@ -30,7 +30,7 @@ README_RECIPE = [  # "I only have a macbook", in nanoGPT's README
     *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
     *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
 ]
-EVERY = 20  # steps between two points of our curve
+EVERY = 10  # steps between two points of our curve
 
 Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
 
@@ -88,13 +88,16 @@ def ours(text: Path, folder: Path, flags: list[str]) -> tuple[Curve, float]:
     """Our curve, and the seconds until we have finished."""
     environment = {**os.environ, "JAXGPT_HOME": str(folder / "home")}  # nothing is compiled yet
     command = [sys.executable, str(HERE.parents[1] / "train.py"), "--data", str(text), *flags]
-    out, times = folder / "timed", {}
+    out, times, size = folder / "timed", {}, 0
     began = time.perf_counter()
     with subprocess.Popen([*command, "--out", str(out)], stdout=sys.stderr, env=environment) as process:
         while process.poll() is None:
-            for row in rows(out):
-                times.setdefault(row["step"], time.perf_counter() - began)
-            time.sleep(0.02)
+            size, before = (out / "metrics.jsonl").stat().st_size if (out / "metrics.jsonl").exists() else 0, size
+            if size != before:
+                now = time.perf_counter() - began
+                for row in rows(out):
+                    times.setdefault(row["step"], now)
+            time.sleep(0.05)
     seconds = time.perf_counter() - began
     if process.returncode:
         raise SystemExit("train.py failed; its own words are above")
@@ -104,7 +107,7 @@ def ours(text: Path, folder: Path, flags: list[str]) -> tuple[Curve, float]:
     counting = [f"--eval-interval={EVERY}", f"--eval-windows={windows}", "--sample-tokens=0"]
     out = folder / "counted"
     subprocess.run([*command, *counting, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment, check=True)
-    return [(times[row["step"]], row["val_loss"]) for row in rows(out) if row["step"] in times], seconds
+    return [(times[row["step"]], row["val_loss"]) for row in rows(out) if "val_loss" in row], seconds
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -136,24 +139,24 @@ def plot(path: Path, curves: dict[str, Curve], target: float, title: str) -> Non
 
 
 def main(
-    nanogpt_clone: tyro.conf.arg(Path, name="nanogpt"),
+    clone: Annotated[Path, tyro.conf.arg(name="nanogpt")],
     data: str = "tinyshakespeare",
     preset: str = "speedrun",
     target: float | None = None,
     rounds: int = 1,
-    plot_path: tyro.conf.arg(Path | None, name="plot") = None,
-    json_path: tyro.conf.arg(Path | None, name="json") = None,
+    picture: Annotated[Path | None, tyro.conf.arg(name="plot")] = None,
+    figures: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
     """Trains both, one after the other.
 
     Args:
-        nanogpt_clone: A clone of nanoGPT.
+        clone: A clone of nanoGPT.
         data: `tinyshakespeare`, or a text file.
         preset: Whose recipe to race.
         target: The loss to reach; by default nanoGPT's best.
         rounds: How often; the medians count.
-        plot_path: Picture to draw of the first round.
-        json_path: File to write the figures to.
+        picture: Picture to draw of the first round.
+        figures: File to write the figures to.
     """
     races = []
     for _ in range(rounds):
@@ -161,22 +164,20 @@ def main(
             folder, text = Path(name), Path(name) / "text.txt"
             text.write_text(corpus.load(data), "utf-8")
             print("nanoGPT ...", file=sys.stderr)
-            theirs, their_end = nanogpt(nanogpt_clone, text, folder)
+            theirs, their_end = nanogpt(clone, text, folder)
             print(f"{preset} ...", file=sys.stderr)
             mine, my_end = ours(text, folder, ["--preset", preset])
         races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
-    figures = [summary(r, target) for r in races]
-    names = list(figures[0])
-    middle = {name: race.median([f[name] for f in figures]) for name in names}
-    table = [(name, f"{middle[name]:.3f}", *(f"{f[name]:.3f}" for f in figures)) for name in names]
+    found = [summary(r, target) for r in races]
+    middle = {name: race.median([f[name] for f in found]) for name in found[0]}
+    table = [(name, f"{middle[name]:.3f}", *(f"{f[name]:.3f}" for f in found)) for name in middle]
     headings = ("", "median", *(f"round {i + 1}" for i in range(rounds)))
-    ratio = middle["nanoGPT's seconds to its best / ours to the target"]
-    title = f"`{preset}` is at the target {ratio:.1f} times as fast as nanoGPT at its best ({Path(data).name})"
-    race.report(title, headings, table, {"figures": figures, "races": races}, json_path)
-    if plot_path is not None:
-        first = {"nanoGPT, its README's recipe for a CPU": races[0]["nanogpt"]}
-        first[f"python train.py --preset {preset}"] = races[0]["ours"]
-        plot(plot_path, first, figures[0]["target loss"], race.machine()["processor"])
+    title = f"`{preset}` reaches {middle['target loss']:.3f} {middle['ratio']:.1f} times as fast as nanoGPT its best, "
+    race.report(title + f"on {Path(data).name}", headings, table, {"figures": found, "races": races}, figures)
+    if picture is not None:
+        curves = {"nanoGPT, its README's recipe for a CPU": races[0]["nanogpt"]}
+        curves[f"python train.py --preset {preset}"] = races[0]["ours"]
+        plot(picture, curves, found[0]["target loss"], race.machine()["processor"])
 
 
 def summary(r: dict[str, Any], target: float | None) -> dict[str, float]:
@@ -196,7 +197,7 @@ def summary(r: dict[str, Any], target: float | None) -> dict[str, float]:
         "our loss at the end": r["ours"][-1][1],
         "our seconds in all": r["ours_end"],
         "our loss when nanoGPT has finished": in_their_time[-1],
-        "nanoGPT's seconds to its best / ours to the target": best_seconds / reached,
+        "ratio": best_seconds / reached,
     }
 
 

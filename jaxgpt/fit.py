@@ -5,6 +5,7 @@ The loop and what it does beside training: evaluate, sample, log, save, stop whe
 
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,8 +127,13 @@ class _Fit:
         self.dtype, self.dtype_reason = precision.choose(config.dtype, self.device)
         self.mesh = trainer.make_mesh(config)
         self.everywhere = sharding.replicated(self.mesh)
-        self.train_tokens, self.val_tokens = jax.device_put(batches.split(tokens), self.everywhere)
-        self.train_steps = trainer.make_train_steps(config, self.dtype, self.mesh)
+        # Both splits are parts of one array in an evaluation, which is compiled once then.
+        self.sizes = {name: len(part) for name, part in zip(("train", "val"), batches.split(tokens), strict=True)}
+        self.tokens, self.train_tokens = jax.device_put((tokens, tokens[: self.sizes["train"]]), self.everywhere)
+        # While weights are drawn and the first evaluation is compiled and run.
+        self.train_steps = ThreadPoolExecutor(1).submit(
+            trainer.compile_train_steps, config, self.dtype, self.mesh, self.train_tokens
+        )
         self.evaluate = trainer.make_evaluate(config, self.dtype, self.mesh)
         self.report = report.Report(quiet)
         self.progress = Progress(hashlib.sha256(tokens.tobytes()).hexdigest())
@@ -139,7 +145,8 @@ class _Fit:
 
     def from_scratch(self) -> Run:
         with Checkpoints(self.path / "checkpoints") as checkpoints:
-            state = jax.jit(self.init_state, out_shardings=self.everywhere)()
+            quickly = {"xla_backend_optimization_level": 0}  # compiled, for it runs but once
+            state = jax.jit(self.init_state, out_shardings=self.everywhere, compiler_options=quickly)()
             self.banner(state)
             return self.run(state, checkpoints)
 
@@ -172,10 +179,11 @@ class _Fit:
         self.first, self.at_once, self.warned = step, 1, False
         if step == 0:
             self.add_row({"step": 0}, self.evaluation(state, 0))
+        train_steps = self.train_steps.result()
         fresh, pending = True, None
         while step < last:
             n = self.steps_to_go(step)
-            state, metrics = self.train_steps(state, self.train_tokens, n)
+            state, metrics = train_steps(state, self.train_tokens, np.int32(n))
             if fresh:  # the call before this line compiled; its time is no step's
                 self.clock, fresh = Clock(step), False
             if pending is not None:  # a call late, so that the device never waits for Python
@@ -232,23 +240,24 @@ class _Fit:
         """Both losses on the fixed windows, and of the whole validation split after the last step."""
         count = self.config.eval_windows
         losses = {
-            "eval_train_loss": self.loss(state, self.train_tokens, count),
-            "val_loss": self.loss(state, self.val_tokens, count),
+            "eval_train_loss": self.loss(state, "train", count),
+            "val_loss": self.loss(state, "val", count),
         }
         if step == self.config.max_steps:
-            losses["final_val_loss"] = self.loss(state, self.val_tokens, None)
+            losses["final_val_loss"] = self.loss(state, "val", None)
         best = losses["val_loss"] < self.progress.best_val_loss
         if best:
             self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=step)
         self.report.evaluation(step, losses["eval_train_loss"], losses["val_loss"], best, self.sample(state))
         return losses
 
-    def loss(self, state: trainer.TrainState, tokens: jax.Array, count: int | None) -> float:
-        windows = trainer.eval_windows(self.config, tokens.shape[0], count)
-        return self.evaluate(state.params, tokens, *windows).item()
+    def loss(self, state: trainer.TrainState, split: str, count: int | None) -> float:
+        starts, skips = trainer.eval_windows(self.config, self.sizes[split], count)
+        first = 0 if split == "train" else self.sizes["train"]
+        return self.evaluate(state.params, self.tokens, first + starts, skips).item()
 
     def sample(self, state: trainer.TrainState) -> str:
-        if self.config.sample_tokens == 0:
+        if self.config.sample_tokens == 0 or state.step == 0:  # before the first update it is noise
             return ""
         prompt = self.tokenizer.encode(self.tokenizer.start)
         return self.tokenizer.decode(sampling.generate(self.model(state), prompt, self.config.sample_tokens)[0])
@@ -280,7 +289,7 @@ class _Fit:
         c, m = self.config, self.config.model
         size = sum(p.size for p in jax.tree.leaves(state.params))
         shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide"
-        train, val = len(self.train_tokens), len(self.val_tokens)
+        train, val = self.sizes.values()
         self.report.banner(
             {
                 "device": backend.describe(self.device),

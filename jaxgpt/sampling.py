@@ -20,7 +20,7 @@ from jaxgpt import sharding
 from jaxgpt.errors import UserError
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
-FEWEST = 32  # places in a cache: to save more is not worth a program
+FEWEST = 64  # places in a cache: to save more is not worth a program
 
 
 class Sampler(NamedTuple):

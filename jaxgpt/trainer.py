@@ -109,6 +109,12 @@ def make_train_steps(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = 
     return _jit(train_steps, mesh)
 
 
+def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh, tokens: jax.Array) -> Callable:
+    """`make_train_steps`, compiled already, for the training text `tokens` (N,); its `n` is an int32."""
+    state = jax.eval_shape(lambda: init_state(config, dtype))
+    return make_train_steps(config, dtype, mesh).lower(state, tokens, jnp.int32(1)).compile()
+
+
 def _jit(train: Callable, mesh: Mesh) -> Callable:
     """`train(state, ...)` compiled for the devices of `mesh`, all of which hold all that it takes and gives."""
     everywhere = sharding.replicated(mesh)
