@@ -281,7 +281,7 @@ class _Fit:
         if self.device.platform == "cpu" and seconds > LONG_RUN_SECONDS:
             self.report.note(
                 f"at {step_seconds:.1f} s a step, as the first ones took, this run needs "
-                f"{duration(seconds)} on this CPU; python train.py --preset cpu is done in a few minutes\n"
+                f"{duration(seconds)} on this CPU; python train.py --preset speedrun is done in half a minute or two\n"
             )
 
     def banner(self, state: trainer.TrainState) -> None:

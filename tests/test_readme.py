@@ -34,7 +34,7 @@ def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, caps
     for command in COMMANDS:
         if command.startswith("python train.py") and "--resume" not in command:
             assert cli.train(small(command)) == 0, command
-    assert cli.train(["--resume", "--max-steps", "3", "--out", "runs/cpu"]) == 0
+    assert cli.train(["--resume", "--max-steps", "3", "--out", "runs/speedrun"]) == 0
     for command in COMMANDS:
         if command.startswith("python sample.py"):
             assert cli.sample([*shlex.split(command)[2:], "--tokens", "9"]) == 0, command
