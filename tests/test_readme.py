@@ -56,7 +56,7 @@ def test_the_python_example_works(here, monkeypatch, capsys):
 
 
 def test_the_files_that_the_readme_names_exist():
-    for name in re.findall(r"requirements[\w-]*\.txt|docs/[\w.]+", README):
+    for name in re.findall(r"requirements[\w-]*\.txt|docs/[\w.-]+", README):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"`(\w+\.py)`", README):
         assert (ROOT / name).is_file() or (ROOT / "jaxgpt" / name).is_file(), name
