@@ -3,10 +3,9 @@
     python bench/start.py --preset cpu
 
 Measured from the start of Python, for the training step alone and for `python train.py`, which before its first step
-also evaluates, and writes a sample. The text is made up, the cache of compiled programs a folder of its own.
+also evaluates. The text is made up, the cache of compiled programs a folder of its own.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import race
 import tyro
+
+from jaxgpt import run
 
 HERE = Path(__file__)
 TEXT = "".join(chr(32 + (i * i) % 65) for i in range(100_000))
@@ -42,7 +43,7 @@ def whole_command(preset: str, home: Path) -> float:
         environment = {**os.environ, "JAXGPT_HOME": str(home)}
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
-            while steps_done(out / "metrics.jsonl") < 1:
+            while steps_done(out) < 1:
                 if process.poll() is not None:
                     raise SystemExit("train.py ended before its first step")
                 time.sleep(0.01)
@@ -52,8 +53,7 @@ def whole_command(preset: str, home: Path) -> float:
 
 
 def steps_done(path: Path) -> int:
-    rows = path.read_text("utf-8").splitlines() if path.exists() else []
-    return max((json.loads(row)["step"] for row in rows if row.endswith("}")), default=0)
+    return max((row["step"] for row in run.read_metrics(path)), default=0)
 
 
 def main(preset: str = "cpu", rounds: int = 3, json: Path | None = None) -> None:

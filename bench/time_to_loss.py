@@ -8,7 +8,6 @@ checkpoints that its train.py saved; ours of a second run with the same seed, wh
 nanoGPT is read from a clone of your own, and needs PyTorch and requests.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from typing import Annotated, Any
 import race
 import tyro
 
-from jaxgpt import batches, corpus
+from jaxgpt import batches, corpus, presets, run
 from jaxgpt.tokenizer import CharTokenizer
 
 HERE = Path(__file__)
@@ -35,7 +34,7 @@ EVERY = 10  # steps between two points of our curve
 Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
 
 
-def nanogpt(clone: Path, text: Path, folder: Path) -> tuple[Curve, float]:
+def run_nanogpt(clone: Path, text: Path, folder: Path) -> tuple[Curve, float]:
     """Its curve, and the seconds until it has finished."""
     work = folder / "nanogpt"
     shutil.copytree(clone, work, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl"))
@@ -84,37 +83,29 @@ def whole_loss(clone: Path, checkpoint: Path, text: str) -> float:
     return total / count
 
 
-def ours(text: Path, folder: Path, flags: list[str]) -> tuple[Curve, float]:
+def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
     """Our curve, and the seconds until we have finished."""
     environment = {**os.environ, "JAXGPT_HOME": str(folder / "home")}  # nothing is compiled yet
-    command = [sys.executable, str(HERE.parents[1] / "train.py"), "--data", str(text), *flags]
-    out, times, size = folder / "timed", {}, 0
-    began = time.perf_counter()
-    with subprocess.Popen([*command, "--out", str(out)], stdout=sys.stderr, env=environment) as process:
+    command = [sys.executable, str(HERE.parents[1] / "train.py"), "--data", str(text), "--preset", preset]
+    timed, counted, times = folder / "timed", folder / "counted", {}
+    began, known = time.perf_counter(), 0
+    with subprocess.Popen([*command, "--out", str(timed)], stdout=sys.stderr, env=environment) as process:
         while process.poll() is None:
-            size, before = (out / "metrics.jsonl").stat().st_size if (out / "metrics.jsonl").exists() else 0, size
-            if size != before:
-                now = time.perf_counter() - began
-                for row in rows(out):
-                    times.setdefault(row["step"], now)
             time.sleep(0.05)
+            size = (timed / "metrics.jsonl").stat().st_size if (timed / "metrics.jsonl").exists() else 0
+            if size != known:  # reading is work for the cores that train
+                known, now = size, time.perf_counter() - began
+                for row in run.read_metrics(timed):
+                    times.setdefault(row["step"], now)
     seconds = time.perf_counter() - began
     if process.returncode:
         raise SystemExit("train.py failed; its own words are above")
     print("once more, to count the losses ...", file=sys.stderr)
-    characters = text.read_text("utf-8")
-    windows = len(batches.fixed_windows(len(batches.split(characters)[1]), 64)[0])
-    counting = [f"--eval-interval={EVERY}", f"--eval-windows={windows}", "--sample-tokens=0"]
-    out = folder / "counted"
-    subprocess.run([*command, *counting, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment, check=True)
-    return [(times[row["step"]], row["val_loss"]) for row in rows(out) if "val_loss" in row], seconds
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    """What a run has written so far."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    validation = batches.split(text.read_text("utf-8"))[1]  # a token is a character
+    windows, _ = batches.fixed_windows(len(validation), presets.preset(preset).model.block_size)
+    counting = [f"--eval-interval={EVERY}", f"--eval-windows={len(windows)}", "--sample-tokens=0"]
+    subprocess.run([*command, *counting, "--out", str(counted)], stdout=subprocess.DEVNULL, env=environment, check=True)
+    return [(times[row["step"]], row["val_loss"]) for row in run.read_metrics(counted) if "val_loss" in row], seconds
 
 
 def first_below(curve: Curve, loss: float) -> float | None:
@@ -164,9 +155,9 @@ def main(
             folder, text = Path(name), Path(name) / "text.txt"
             text.write_text(corpus.load(data), "utf-8")
             print("nanoGPT ...", file=sys.stderr)
-            theirs, their_end = nanogpt(clone, text, folder)
+            theirs, their_end = run_nanogpt(clone, text, folder)
             print(f"{preset} ...", file=sys.stderr)
-            mine, my_end = ours(text, folder, ["--preset", preset])
+            mine, my_end = run_ours(text, folder, preset)
         races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
     found = [summary(r, target) for r in races]
     middle = {name: race.median([f[name] for f in found]) for name in found[0]}

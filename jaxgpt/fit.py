@@ -184,7 +184,7 @@ class _Fit:
         while step < last:
             n = self.steps_to_go(step)
             state, metrics = train_steps(state, self.train_tokens, np.int32(n))
-            if fresh:  # the call before this line compiled; its time is no step's
+            if fresh:  # the first call after a pause is slower, and its time is no step's
                 self.clock, fresh = Clock(step), False
             if pending is not None:  # a call late, so that the device never waits for Python
                 self.add_row(self.row(*pending), {})
@@ -281,7 +281,7 @@ class _Fit:
         if self.device.platform == "cpu" and seconds > LONG_RUN_SECONDS:
             self.report.note(
                 f"at {step_seconds:.1f} s a step, as the first ones took, this run needs "
-                f"{duration(seconds)} on this CPU; python train.py --preset speedrun is done in half a minute or two\n"
+                f"{duration(seconds)} on this CPU; python train.py --preset speedrun is done in a minute or so\n"
             )
 
     def banner(self, state: trainer.TrainState) -> None:

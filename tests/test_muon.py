@@ -67,12 +67,8 @@ def test_matrices_are_made_orthogonal_as_by_optax(condition):
 
 @pytest.mark.parametrize("devices", [2, 3, 4])
 def test_devices_that_share_the_work_get_what_one_would(devices):
-    # Groups of one, two and five matrices: none is a multiple of all numbers of devices.
-    tree = {
-        "a": noise(4, 12),
-        "b": [noise(12, 4, seed=i) for i in range(1)],
-        "c": [noise(4, 4, seed=i) for i in range(5)],
-    }
+    # Groups of two and of five matrices: neither is a multiple of all numbers of devices.
+    tree = {"wide": noise(4, 12), "tall": noise(12, 4), "square": [noise(4, 4, seed=i) for i in range(5)]}
     mesh = sharding.over(jax.devices()[:devices])
     shared = jax.jit(lambda tree: muon.orthogonal(tree, mesh))(tree)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared, muon.orthogonal(tree))

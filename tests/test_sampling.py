@@ -256,7 +256,7 @@ def test_any_number_of_texts_compiles_a_few_programs():
 # The cache is as large as the text
 
 
-@pytest.mark.parametrize("tokens, places", [(1, 64), (64, 64), (65, 100), (100, 100)])
+@pytest.mark.parametrize("tokens, places", [(1, 64), (32, 64), (33, 64), (64, 64), (65, 100), (100, 100)])
 def test_a_cache_has_few_places_for_a_short_text(tokens, places):
     assert sampling._places(tokens, 100) == places
 
