@@ -29,7 +29,7 @@ README_RECIPE = [  # "I only have a macbook", in nanoGPT's README
     *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
     *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
 ]
-EVERY = 10  # steps between two points of our curve
+EVERY = 5  # steps between two points of our curve
 
 Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
 

@@ -1,7 +1,7 @@
 """Checkpoints, by Orbax: written in the background, the newest and the best kept.
 
-A checkpoint has three parts: `params`, `rest` (optimiser and counters), and `progress`, a small JSON
-object. To sample, only the first is read.
+A checkpoint has three parts: `params` (the state's `weights`), `rest` (optimiser and counters), and `progress`,
+a small JSON object. To sample, only the first is read.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ class Checkpoints:
         if math.isnan(val_loss):  # compares with nothing
             val_loss = math.inf
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(state._replace(params={})),
+            params=ocp.args.StandardSave(state.weights),
+            rest=ocp.args.StandardSave(_rest(state)),
             progress=ocp.args.JsonSave(progress),
         )
         with _failure_is_told(self.folder):
@@ -64,11 +64,11 @@ class Checkpoints:
         """The newest checkpoint, laid out as `like` (shapes are enough) on this machine's device."""
         parts = self._read(
             self._step("newest"),
-            params=ocp.args.StandardRestore(_on_device(like.params)),
-            rest=ocp.args.StandardRestore(_on_device(like._replace(params={}))),
+            params=ocp.args.StandardRestore(_on_device(like.weights)),
+            rest=ocp.args.StandardRestore(_on_device(_rest(like))),
             progress=ocp.args.JsonRestore(),
         )
-        return parts["rest"]._replace(params=parts["params"]), parts["progress"]
+        return like._replace(**parts["rest"] | {_name_of_weights(like): parts["params"]}), parts["progress"]
 
     def restore_params(self, like: Any, which: str = "newest") -> tuple[Any, int]:
         """The weights alone, and their step; `which` is "newest" or "best"."""
@@ -109,6 +109,17 @@ def _damage_is_told(folder: Path) -> Iterator[None]:
             "remove that folder to fall back on an earlier one, if there is one"
         ) from error
     sys.unraisablehook = hook
+
+
+def _name_of_weights(state: TrainState) -> str:
+    """The field that `state.weights` is."""
+    return "average" if state.average else "params"
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """All but the weights; without an average as it was before there could be one, so that old runs go on."""
+    rest = state._asdict() | {_name_of_weights(state): {}}
+    return rest if state.average else {name: part for name, part in rest.items() if name != "average"}
 
 
 def _on_device(like: Any) -> Any:

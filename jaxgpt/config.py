@@ -99,6 +99,9 @@ class TrainConfig:
     """Decay of matrices, a share of their step size an update; biases and norms have none."""
     grad_clip: float = 1.0
     """Longest gradient, as the norm over all weights; 0 switches clipping off."""
+    ema_decay: float = 0.0
+    """Memory of the weights' running mean, 0 to below 1. Above 0, that mean is what is evaluated, sampled and kept:
+    it is better than the weights themselves as long as the step size is large."""
 
     eval_interval: int = 250
     """Updates between evaluations, each with a checkpoint and a sample."""
@@ -190,7 +193,7 @@ def _value_problems(config: TrainConfig) -> list[str]:
         **{name: getattr(c, name) for name in ("weight_decay", "grad_clip", "sample_tokens")},
     }
     shares = {"dropout": m.dropout, "embd_dropout": m.embd_dropout, "decay_start": c.decay_start}
-    shares |= {"beta1": c.beta1, "beta2": c.beta2, "muon_momentum": c.muon_momentum}
+    shares |= {"beta1": c.beta1, "beta2": c.beta2, "muon_momentum": c.muon_momentum, "ema_decay": c.ema_decay}
     problems = [f"{name} must be above 0, not {value}" for name, value in positive.items() if value <= 0]
     problems += [f"{name} must be 0 or more, not {value}" for name, value in not_negative.items() if value < 0]
     problems += [f"{n} must be 0 or more and below 1, not {v}" for n, v in shares.items() if not 0 <= v < 1]

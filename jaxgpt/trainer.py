@@ -25,9 +25,15 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # () int32, updates done
     params: Any  # nested dict of float32 arrays
+    average: Any  # running mean of `params`, or () where `ema_decay` is 0
     opt_state: Any  # optax's
     loss_scale: precision.LossScale
     skipped: jax.Array  # () int32, updates in a row left out for a gradient that was not finite
+
+    @property
+    def weights(self) -> Any:
+        """What is evaluated, sampled from, and kept in the end: the running mean, where there is one."""
+        return self.average or self.params
 
 
 class Metrics(NamedTuple):
@@ -76,7 +82,8 @@ def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
     """The state before the first step."""
     params = init_params(config.model, config.seed)
     opt_state = optimizer.build(config).init(params)
-    return TrainState(jnp.int32(0), params, opt_state, precision.initial_scale(dtype), jnp.int32(0))
+    average = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
+    return TrainState(jnp.int32(0), params, average, opt_state, precision.initial_scale(dtype), jnp.int32(0))
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -167,13 +174,22 @@ def _train_step(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh) -> Callable:
         updates, opt_state = tx.update(grads, state.opt_state, state.params, finite=finite)
         # A gradient that is not finite must not reach the weights: such an update is left out.
         params = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), state.params, updates)
+        average = running_mean(state.average, params, config.ema_decay, state.step) if config.ema_decay else ()
         skipped = jnp.where(finite, 0, state.skipped + 1)
         made = optax.tree.get(opt_state, "ScaleByAdamState").count
         metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped, state.step + 1 - made)
         scale = precision.adjust_scale(state.loss_scale, finite, dtype)
-        return TrainState(state.step + 1, params, opt_state, scale, skipped), metrics
+        return TrainState(state.step + 1, params, average, opt_state, scale, skipped), metrics
 
     return train_step
+
+
+def running_mean(average, params, decay: float, step: jax.Array):
+    """The mean of the weights with those of one update more: Polyak and Juditsky 1992, with a memory that fades.
+
+    It is short at first, about a tenth of the `step` updates so far, so that it soon forgets the untrained weights.
+    """
+    return optax.incremental_update(params, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
 
 
 def make_evaluate(config: TrainConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> Callable:

