@@ -42,7 +42,9 @@ def compiler_options(platform: str) -> dict[str, str | int]:
     """
     if platform != "cpu" or os.environ.get("JAXGPT_PLAIN_XLA") == "1":
         return {}
-    return {name: value for name, value in CPU_OPTIONS.items() if _known(name, value)}
+    if _known(*CPU_OPTIONS.items()):
+        return dict(CPU_OPTIONS)
+    return {name: value for name, value in CPU_OPTIONS.items() if _known((name, value))}
 
 
 FOREVER = 10**9  # seconds
@@ -58,10 +60,10 @@ CPU_OPTIONS = {
 
 
 @cache
-def _known(option: str, value: str | int) -> bool:
-    """Whether XLA takes this option: one that it does not know is an error."""
+def _known(*options: tuple[str, str | int]) -> bool:
+    """Whether XLA takes all these options: one that it does not know is an error."""
     try:
-        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
