@@ -1,7 +1,9 @@
 """What is saved comes back bit for bit, the newest and the best stay, and damage is told of."""
 
 import gc
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from jaxgpt import trainer
 from jaxgpt.checkpoints import Checkpoints
-from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig, override
 from jaxgpt.errors import UserError
 
 pytestmark = [  # see `dropped_reads`
@@ -28,10 +30,13 @@ F16 = jnp.dtype("float16")
 LIKE = jax.eval_shape(lambda: trainer.init_state(CONFIG, F16))
 
 
-def made_up(step: int = 5) -> trainer.TrainState:
+AVERAGED = jax.eval_shape(lambda: trainer.init_state(override(CONFIG, ema_decay=0.9), F16))
+
+
+def made_up(step: int = 5, like: trainer.TrainState = LIKE) -> trainer.TrainState:
     """A state in which every number is its own: weights, both running means, counters, loss scale."""
     rng = np.random.default_rng(step)
-    state = jax.tree.map(lambda leaf: jnp.asarray(rng.integers(1, 10_000, leaf.shape), leaf.dtype), LIKE)
+    state = jax.tree.map(lambda leaf: jnp.asarray(rng.integers(1, 10_000, leaf.shape), leaf.dtype), like)
     return state._replace(step=jnp.int32(step))
 
 
@@ -88,6 +93,23 @@ def test_weights_can_be_read_alone(tmp_path):
         params, step = checkpoints.restore_params(LIKE.params)
     assert_same(params, made_up().params)
     assert step == 5
+
+
+def test_where_weights_are_averaged_both_come_back_and_the_average_can_be_read_alone(tmp_path):
+    state = made_up(like=AVERAGED)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(AVERAGED)[0], state)
+        assert_same(checkpoints.restore_params(LIKE.params)[0], state.average)
+
+
+def test_a_checkpoint_from_before_weights_could_be_averaged_is_read(tmp_path):
+    # As those of a run without an average still are: it has no such entry.
+    saved(tmp_path, {5: 1.0})
+    parts = json.loads((tmp_path / "5" / "rest" / "_METADATA").read_text("utf-8"))["tree_metadata"]
+    fields = {re.match(r"\('(\w+)'", path)[1] for path in parts}
+    assert fields == {"step", "params", "opt_state", "loss_scale", "skipped"}
 
 
 def test_every_layer_keeps_its_place_beyond_the_tenth(tmp_path):

@@ -41,6 +41,7 @@ def complaint(function, *arguments, **changes) -> str:
         ("warmup_steps", -1),
         ("muon_learning_rate", 0.0),
         ("muon_momentum", 1.0),
+        ("ema_decay", 1.0),
         ("decay_start", 1.0),
         ("decay_start", -0.1),
         ("beta1", 1.0),

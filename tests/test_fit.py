@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import Interrupted, UserError, fit, override, report, run, trainer
+from jaxgpt import Interrupted, UserError, batches, fit, override, report, run, trainer
 from jaxgpt.signals import StopRequest
 
 ROOT = Path(__file__).parent.parent
@@ -201,6 +201,19 @@ def test_an_interrupted_speedrun_goes_on_bit_for_bit(config, tmp_path, stop_afte
     resumed = jaxgpt.resume(tmp_path / "run", quiet=True)
     assert_same_weights(resumed, whole)
     assert untimed(resumed.metrics) == untimed(whole.metrics)
+
+
+def test_a_run_with_averaged_weights_is_judged_by_them_and_keeps_them(config, whole, text, tmp_path):
+    averaged = jaxgpt.train(override(config, ema_decay=0.9), out=tmp_path / "run", quiet=True)
+    assert not any(np.array_equal(a, b) for a, b in zip(leaves(averaged), leaves(whole), strict=True))
+    assert_same_weights(jaxgpt.load(tmp_path / "run"), averaged)
+    tokens = averaged.tokenizer.encode(text)
+    val = jnp.asarray(batches.split(tokens)[1])
+    windows = trainer.eval_windows(averaged.config, len(val))
+    loss = trainer.make_evaluate(averaged.config, jnp.dtype("float32"))(
+        trainer.params_of(averaged.model), val, *windows
+    )
+    assert averaged.metrics[-1]["final_val_loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_rows_after_the_checkpoint_are_dropped(whole, config, tmp_path, stop_after):

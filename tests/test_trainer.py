@@ -203,6 +203,35 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(text, monkeypatch,
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_the_running_mean_is_the_one_that_its_formula_gives(text):
+    config = override(CONFIG, ema_decay=0.25)
+    start = jax.jit(lambda: trainer.init_state(config, F32))()
+    expected = jax.tree.map(np.array, start.params)
+    state, plain = start, run(CONFIG, text, 0)[0]
+    for memory in (1 / 10, 2 / 11, 0.25, 0.25):  # short at first, then as long as it may be
+        state, _ = train_step(config)(state, text)
+        plain, _ = train_step(CONFIG)(plain, text)
+        assert_same(state.params, plain.params)  # training itself knows nothing of it
+        expected = jax.tree.map(lambda mean, p, m=memory: m * mean + (1 - m) * np.array(p), expected, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.weights, expected)
+    assert differ(state.weights, state.params)
+
+
+def test_without_a_running_mean_the_weights_are_those_that_are_trained(text):
+    state, _ = run(CONFIG, text, 1)
+    assert state.weights is state.params
+    assert len(jax.tree.leaves(state.average)) == 0
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_running_mean(text, monkeypatch):
+    config = override(CONFIG, ema_decay=0.9)
+    state, _ = trainer.make_train_step(config, F32)(jax.jit(lambda: trainer.init_state(config, F32))(), text)
+    monkeypatch.setattr(trainer, "cross_entropy", loss_not_a_number)
+    state, metrics = trainer.make_train_step(config, F32)(state, text)
+    assert metrics.skipped == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.weights))
+
+
 def test_a_good_update_ends_the_count_of_those_left_out(text):
     state, metrics = train_step(CONFIG)(init_state(1)()._replace(skipped=jnp.int32(7)), text)
     assert metrics.skipped == state.skipped == 0
