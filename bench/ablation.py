@@ -1,4 +1,4 @@
-"""What is each part of `speedrun` worth? The loss without it, over several seeds.
+"""What is each part of `speedrun` worth? The loss without it, over several seeds: at the end, and on the way.
 
 python bench/ablation.py --seeds 5
 """
@@ -12,6 +12,7 @@ import race
 import tyro
 
 from jaxgpt import fit, presets
+from jaxgpt.config import override
 
 WITHOUT: dict[str, dict[str, Any]] = {
     "all of it": {},
@@ -22,7 +23,9 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "without embd_norm": {"embd_norm": False},
     "with a tied head": {"tie_head": True},
     "GELU for ReLU": {"activation": "gelu"},
+    "without the running mean": {"ema_decay": 0.0},
 }
+ON_THE_WAY = 512  # windows that are read after a quarter of the steps; after the last, all are
 
 
 def main(preset: str = "speedrun", seeds: int = 5, json: Path | None = None) -> None:
@@ -33,21 +36,28 @@ def main(preset: str = "speedrun", seeds: int = 5, json: Path | None = None) -> 
         seeds: How many runs of each.
         json: File to write the figures to.
     """
-    losses: dict[str, list[float]] = {}
+    ends: dict[str, list[float]] = {}
+    quarters: dict[str, list[float]] = {}
     for name, changes in WITHOUT.items():
-        losses[name] = []
+        ends[name], quarters[name] = [], []
         for seed in range(1, 1 + seeds):
-            config = presets.preset(preset, seed=seed, eval_interval=10**6, eval_windows=1, sample_tokens=0, **changes)
+            config = presets.preset(preset, seed=seed, eval_windows=ON_THE_WAY, sample_tokens=0, **changes)
+            config = override(config, eval_interval=config.max_steps // 4)
             with tempfile.TemporaryDirectory() as folder:
-                trained = fit.train(config, out=Path(folder) / "run", quiet=True)
-                losses[name].append(trained.metrics[-1]["final_val_loss"])
-    whole = mean(losses["all of it"])
-    rows = []
-    for name, values in losses.items():
-        spread = f" ± {stdev(values):.3f}" if seeds > 1 else ""
-        rows.append((name, f"{mean(values):.3f}{spread}", f"{mean(values) - whole:+.3f}"))
-    title = f"Loss of `{preset}` over the whole validation split, {seeds} seeds"
-    race.report(title, ("", "loss", "difference"), rows, {"losses": losses}, json)
+                rows = fit.train(config, out=Path(folder) / "run", quiet=True).metrics
+            quarters[name] += [row["val_loss"] for row in rows if row["step"] == config.eval_interval]
+            ends[name].append(rows[-1]["final_val_loss"])
+    table = [(name, *compared(ends, name), *compared(quarters, name)) for name in WITHOUT]
+    title = f"Loss of `{preset}` over the validation split, {seeds} seeds"
+    headings = ("", "at the end", "difference", "after a quarter of the steps", "difference")
+    race.report(title, headings, table, {"ends": ends, "quarters": quarters}, json)
+
+
+def compared(losses: dict[str, list[float]], name: str) -> tuple[str, str]:
+    """The mean of a variant's losses with its spread, and how far it is from that of all parts."""
+    values = losses[name]
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{spread}", f"{mean(values) - mean(losses['all of it']):+.3f}"
 
 
 if __name__ == "__main__":
