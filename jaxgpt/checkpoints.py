@@ -119,7 +119,9 @@ def _name_of_weights(state: TrainState) -> str:
 def _rest(state: TrainState) -> dict[str, Any]:
     """All but the weights; without an average as it was before there could be one, so that old runs go on."""
     rest = state._asdict() | {_name_of_weights(state): {}}
-    return rest if state.average else {name: part for name, part in rest.items() if name != "average"}
+    if not state.average:
+        del rest["average"]
+    return rest
 
 
 def _on_device(like: Any) -> Any:

@@ -28,8 +28,6 @@ CONFIG = TrainConfig(
 )
 F16 = jnp.dtype("float16")
 LIKE = jax.eval_shape(lambda: trainer.init_state(CONFIG, F16))
-
-
 AVERAGED = jax.eval_shape(lambda: trainer.init_state(override(CONFIG, ema_decay=0.9), F16))
 
 

@@ -225,7 +225,7 @@ def test_without_a_running_mean_the_weights_are_those_that_are_trained(text):
 
 def test_a_gradient_that_is_not_finite_does_not_reach_the_running_mean(text, monkeypatch):
     config = override(CONFIG, ema_decay=0.9)
-    state, _ = trainer.make_train_step(config, F32)(jax.jit(lambda: trainer.init_state(config, F32))(), text)
+    state, _ = train_step(config)(jax.jit(lambda: trainer.init_state(config, F32))(), text)
     monkeypatch.setattr(trainer, "cross_entropy", loss_not_a_number)
     state, metrics = trainer.make_train_step(config, F32)(state, text)
     assert metrics.skipped == 1
