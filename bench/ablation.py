@@ -11,8 +11,9 @@ from typing import Any
 import race
 import tyro
 
-from jaxgpt import fit, presets
+from jaxgpt import presets
 from jaxgpt.config import override
+from jaxgpt.training import loop as fit
 
 WITHOUT: dict[str, dict[str, Any]] = {
     "all of it": {},

@@ -17,7 +17,10 @@ def contestant(name: str, preset: str):
     import jax
     import optax
 
-    from jaxgpt import backend, muon, presets, sharding, trainer
+    from jaxgpt import presets
+    from jaxgpt.device import backend, sharding
+    from jaxgpt.training import muon
+    from jaxgpt.training import step as trainer
 
     backend.setup()
     config = presets.preset(preset, vocab_size=65)

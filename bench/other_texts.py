@@ -15,7 +15,8 @@ from pathlib import Path
 import race
 import tyro
 
-from jaxgpt import corpus, rebuild
+from jaxgpt.data import corpus
+from jaxgpt.data import tiny_shakespeare as rebuild
 
 LENGTH = 1_115_394  # characters, as tiny Shakespeare
 

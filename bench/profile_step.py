@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import race
 import tyro
 
-from jaxgpt import backend, presets, sharding, trainer
+from jaxgpt import presets
+from jaxgpt.device import backend, sharding
+from jaxgpt.training import step as trainer
 
 
 def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:

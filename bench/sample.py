@@ -9,7 +9,8 @@ from pathlib import Path
 import race
 import tyro
 
-from jaxgpt import presets, trainer
+from jaxgpt import presets
+from jaxgpt.training import step as trainer
 
 HERE = Path(__file__)
 
@@ -20,7 +21,8 @@ def ours(preset: str, tokens: int, samples: int):
     import numpy as np
     from flax import nnx
 
-    from jaxgpt import backend, sampling
+    from jaxgpt import sampling
+    from jaxgpt.device import backend
 
     backend.setup()
     config = presets.preset(preset, vocab_size=65).model

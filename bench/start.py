@@ -16,7 +16,7 @@ from pathlib import Path
 import race
 import tyro
 
-from jaxgpt import run
+from jaxgpt.runs import run
 
 HERE = Path(__file__)
 TEXT = "".join(chr(32 + (i * i) % 65) for i in range(100_000))

@@ -48,7 +48,9 @@ def compile_step(preset: str):
     import jax.numpy as jnp
     from jax.experimental import topologies
 
-    from jaxgpt import precision, presets, sharding, trainer
+    from jaxgpt import presets
+    from jaxgpt.device import precision, sharding
+    from jaxgpt.training import step as trainer
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=T4, topology="1x1x1")
     mesh = sharding.over(list(topology.devices))

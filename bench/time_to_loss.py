@@ -20,8 +20,10 @@ from typing import Annotated, Any
 import race
 import tyro
 
-from jaxgpt import batches, corpus, presets, run
-from jaxgpt.tokenizer import CharTokenizer
+from jaxgpt import presets
+from jaxgpt.data import batches, corpus
+from jaxgpt.data.tokenizer import CharTokenizer
+from jaxgpt.runs import run
 
 HERE = Path(__file__)
 README_RECIPE = [  # "I only have a macbook", in nanoGPT's README

@@ -20,7 +20,9 @@ def ours(preset: str, *changes: str):
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt import backend, fit, precision, sharding, trainer
+    from jaxgpt.device import backend, precision, sharding
+    from jaxgpt.training import loop as fit
+    from jaxgpt.training import step as trainer
 
     backend.setup()
     values = {name: int(value) if value.isdigit() else value for name, value in (c.split("=") for c in changes)}

@@ -18,7 +18,7 @@ HERE = Path(__file__)
 
 
 def one_device():
-    from jaxgpt import backend
+    from jaxgpt.device import backend
 
     backend.cores = lambda: 1
 
@@ -28,7 +28,7 @@ def plain_xla():
 
 
 def memory_given_back():
-    from jaxgpt import backend
+    from jaxgpt.device import backend
 
     backend._keep_freed_memory = lambda: None
 
@@ -36,7 +36,7 @@ def memory_given_back():
 def plain_matmul():
     import jax.numpy as jnp
 
-    from jaxgpt import model
+    from jaxgpt.model import gpt as model
 
     model.matmul = lambda x, w, dtype: jnp.matmul(x, w, preferred_element_type=dtype)
 
@@ -45,7 +45,8 @@ def plain_attention():
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt import model, ops
+    from jaxgpt.model import gpt as model
+    from jaxgpt.model import ops
 
     def attention(q, k, v, rate, key):
         scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
@@ -60,7 +61,7 @@ def plain_layer_norm():
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt import model
+    from jaxgpt.model import gpt as model
 
     def layer_norm(x, scale, bias):
         centred = x - x.mean(-1, keepdims=True)
@@ -73,7 +74,7 @@ def plain_layer_norm():
 def random_bits_by_jax():
     import jax
 
-    from jaxgpt import ops
+    from jaxgpt.model import ops
 
     ops.random_bits = lambda key, shape: jax.random.bits(key, shape)
 
@@ -81,13 +82,13 @@ def random_bits_by_jax():
 def optax_adam():
     import optax
 
-    from jaxgpt import optimizer
+    from jaxgpt.training import optimizer
 
     optimizer.scale_by_adam = lambda b1, b2: optax.with_extra_args_support(optax.scale_by_adam(b1, b2))
 
 
 def whole_share():
-    from jaxgpt import sharding
+    from jaxgpt.device import sharding
 
     sharding.micro_batches = lambda config, mesh: 1
 

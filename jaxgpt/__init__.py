@@ -7,10 +7,10 @@
 
 from jaxgpt.config import ModelConfig, TrainConfig, override
 from jaxgpt.errors import UserError
-from jaxgpt.fit import Diverged, Interrupted, resume, train
-from jaxgpt.model import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.presets import PRESETS, preset
-from jaxgpt.run import Run, load
+from jaxgpt.runs.run import Run, load
+from jaxgpt.training.loop import Diverged, Interrupted, resume, train
 
 __all__ = [
     "GPT",

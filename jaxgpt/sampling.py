@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxgpt import sharding
+from jaxgpt.device import sharding
 from jaxgpt.errors import UserError
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call

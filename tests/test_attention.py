@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import attention, ops
+from jaxgpt.model import attention, ops
 
 T = 7
 Q, K, V, G = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, T, 3, 4)), jnp.float32)

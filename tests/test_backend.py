@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from jaxgpt import backend
+from jaxgpt.device import backend
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import batches
+from jaxgpt.data import batches
 
 TEXT = jnp.arange(100, 140)  # N = 40, each token tells its place
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import trainer
-from jaxgpt.checkpoints import Checkpoints
 from jaxgpt.config import ModelConfig, TrainConfig, override
 from jaxgpt.errors import UserError
+from jaxgpt.runs.checkpoints import Checkpoints
+from jaxgpt.training import step as trainer
 
 pytestmark = [  # see `dropped_reads`
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import jaxgpt
-from jaxgpt import cli, run
+from jaxgpt.cli import train as cli
+from jaxgpt.runs import run
 
 ROOT = Path(__file__).parent.parent
 # without PYTHONUNBUFFERED, as most people run it

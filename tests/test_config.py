@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from jaxgpt import cli
+from jaxgpt.cli import train as cli
 from jaxgpt.config import ModelConfig, TrainConfig, from_dict, override, to_dict, validate
 from jaxgpt.errors import UserError
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt import corpus, rebuild
+from jaxgpt.data import corpus
+from jaxgpt.data import tiny_shakespeare as rebuild
 from jaxgpt.errors import UserError
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n"

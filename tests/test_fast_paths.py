@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import attention, backend, ladder, model, muon, ops, optimizer, presets, sharding, trainer
+from jaxgpt import presets
 from jaxgpt.config import TrainConfig, override
+from jaxgpt.device import backend, sharding
+from jaxgpt.model import attention, ladder, ops
+from jaxgpt.model import gpt as model
+from jaxgpt.training import muon, optimizer
+from jaxgpt.training import step as trainer
 
 SMALL = {"vocab_size": 13, "block_size": 70, "n_layer": 2, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
 CONFIGS = {

@@ -21,8 +21,12 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import Interrupted, UserError, batches, fit, override, report, run, trainer
-from jaxgpt.signals import StopRequest
+from jaxgpt import Interrupted, UserError, override
+from jaxgpt.data import batches
+from jaxgpt.runs import report, run
+from jaxgpt.training import loop as fit
+from jaxgpt.training import step as trainer
+from jaxgpt.training.signals import StopRequest
 
 ROOT = Path(__file__).parent.parent
 # without PYTHONUNBUFFERED, as most people run it

@@ -12,9 +12,11 @@ import pytest
 from flax import nnx
 from programs import products
 
-from jaxgpt import attention as attention_module
-from jaxgpt import model, precision, trainer
 from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.device import precision
+from jaxgpt.model import attention as attention_module
+from jaxgpt.model import gpt as model
+from jaxgpt.training import step as trainer
 
 CONFIG = ModelConfig(vocab_size=11, block_size=6, n_layer=2, n_head=2, n_embd=16)
 MODERN = dict(embd_norm=True, positions="rotary", qk_norm=True, value_shift=True, tie_head=False)

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt import muon, optimizer, sharding, trainer
 from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.device import sharding
+from jaxgpt.training import muon, optimizer
+from jaxgpt.training import step as trainer
 
 MODEL = ModelConfig(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=16, tie_head=False)
 CONFIG = TrainConfig(

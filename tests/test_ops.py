@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgpt import model, ops
+from jaxgpt.model import gpt as model
+from jaxgpt.model import ops
 
 # 1 and many numbers that are too small, one by one, to change it in the type; together they double it.
 SMALL = {"float16": 2.0**-12, "bfloat16": 2.0**-9}

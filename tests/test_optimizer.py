@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt import optimizer
 from jaxgpt.config import TrainConfig
+from jaxgpt.training import optimizer
 
 COSINE = TrainConfig(max_steps=50, warmup_steps=10, learning_rate=1e-2, min_learning_rate=1e-3)
 PLAIN = TrainConfig(schedule="constant", warmup_steps=0, learning_rate=0.1, weight_decay=0.5, grad_clip=0.0)

@@ -9,8 +9,12 @@ import torch_models
 from flax import nnx
 from torch.nn import functional as F
 
-from jaxgpt import batches, ladder, optimizer, presets, trainer
+from jaxgpt import presets
 from jaxgpt.config import override
+from jaxgpt.data import batches
+from jaxgpt.model import ladder
+from jaxgpt.training import optimizer
+from jaxgpt.training import step as trainer
 
 VOCAB = 65
 SMALL = {"block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32, "dropout": 0.0, "batch_size": 8}

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import pytest
 from programs import products
 
-from jaxgpt import ladder, precision, presets, trainer
-from jaxgpt.precision import LossScale, adjust_scale
+from jaxgpt import presets
+from jaxgpt.device import precision
+from jaxgpt.device.precision import LossScale, adjust_scale
+from jaxgpt.model import ladder
+from jaxgpt.training import step as trainer
 
 CPU = SimpleNamespace(platform="cpu")
 TPU = SimpleNamespace(platform="tpu")

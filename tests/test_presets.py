@@ -5,7 +5,8 @@ import math
 import jax
 import pytest
 
-from jaxgpt import PRESETS, UserError, config, preset, trainer
+from jaxgpt import PRESETS, UserError, config, preset
+from jaxgpt.training import step as trainer
 
 
 def parameters(name: str) -> int:

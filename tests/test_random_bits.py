@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.ops import dropout, random_bits
+from jaxgpt.model.ops import dropout, random_bits
 
 SHAPE = (8, 4, 64, 128)  # as attention's weights: (B, H, T, S)
 N = np.prod(SHAPE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import jaxgpt
-from jaxgpt import cli
+from jaxgpt.cli import train as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from jaxgpt import report, run
+from jaxgpt.runs import report, run
 
 ROW = {"step": 3, "train_loss": 2.5, "step_seconds": 0.5, "tokens_per_second": 1234.4}
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt import UserError, run, trainer
-from jaxgpt.tokenizer import CharTokenizer
+from jaxgpt import UserError
+from jaxgpt.data.tokenizer import CharTokenizer
+from jaxgpt.runs import run
+from jaxgpt.training import step as trainer
 
 TOKENIZER = CharTokenizer("\nabc")
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxgpt import sampling, sharding, trainer
+from jaxgpt import sampling
 from jaxgpt.config import ModelConfig
+from jaxgpt.device import sharding
 from jaxgpt.errors import UserError
-from jaxgpt.ops import row_matmul
+from jaxgpt.model.ops import row_matmul
 from jaxgpt.sampling import Sampler
+from jaxgpt.training import step as trainer
 
 V = 11
 PROMPT = np.array([3, 1, 4])

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt import batches, sharding, trainer
-from jaxgpt.checkpoints import Checkpoints
 from jaxgpt.config import ModelConfig, TrainConfig, override
+from jaxgpt.data import batches
+from jaxgpt.device import sharding
+from jaxgpt.runs.checkpoints import Checkpoints
+from jaxgpt.training import step as trainer
 
 # Without a bias of the keys: its gradient is nothing but rounding, of which Adam makes full steps.
 MODEL = ModelConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16, qkv_bias=False)

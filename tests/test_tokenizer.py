@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.tokenizer import CharTokenizer
 
 HELLO = CharTokenizer.train("hello")
 

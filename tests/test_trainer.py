@@ -10,8 +10,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxgpt import sharding, trainer
 from jaxgpt.config import ModelConfig, TrainConfig, override
+from jaxgpt.device import sharding
+from jaxgpt.training import step as trainer
 
 MODEL = ModelConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16)
 CONFIG = TrainConfig(model=MODEL, seed=1, batch_size=4, max_steps=30, warmup_steps=2, learning_rate=1e-2)

@@ -10,9 +10,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import tyro
 
-from jaxgpt import backend, fit, presets, run
+from jaxgpt import presets
 from jaxgpt.config import ModelConfig, TrainConfig, validate
+from jaxgpt.device import backend
 from jaxgpt.errors import UserError
+from jaxgpt.runs import run
+from jaxgpt.training import loop as fit
 
 TRAIN_HELP = f"""Train a GPT, and leave it in a folder below runs/.
 

@@ -18,8 +18,8 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxgpt import sharding
-from jaxgpt.ops import cut
+from jaxgpt.device import sharding
+from jaxgpt.model.ops import cut
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: lifts small singular values fastest, brings all near 1
 ITERATIONS = 5

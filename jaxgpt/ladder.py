@@ -19,8 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxgpt import backend, batches, cli, corpus, fit, ladder, presets, run, sharding, trainer
+from jaxgpt import presets
+from jaxgpt.cli import train as cli
+from jaxgpt.data import batches, corpus
+from jaxgpt.device import backend, sharding
 from jaxgpt.errors import UserError
+from jaxgpt.model import ladder
+from jaxgpt.runs import run
+from jaxgpt.training import loop as fit
+from jaxgpt.training import step as trainer
 
 PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung
     "bigram": (2.47, 2.49),

@@ -6,8 +6,8 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.muon import scale_by_muon
-from jaxgpt.ops import cut
+from jaxgpt.model.ops import cut
+from jaxgpt.training.muon import scale_by_muon
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

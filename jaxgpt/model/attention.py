@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.ops import dropout, keep, product
+from jaxgpt.model.ops import dropout, keep, product
 
 QUERIES = 128  # in a chunk of causal attention: fewer compute less that is masked, more copy keys and values less often
 

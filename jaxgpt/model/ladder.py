@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model import Embed, LayerNorm, Linear
-from jaxgpt.ops import product
+from jaxgpt.model.gpt import Embed, LayerNorm, Linear
+from jaxgpt.model.ops import product
 
 
 def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> Embed:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxgpt.errors import UserError
-from jaxgpt.trainer import TrainState
+from jaxgpt.training.step import TrainState
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that a damaged file ends

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxgpt import backend, config, sampling, trainer
+from jaxgpt.device import backend
+from jaxgpt import config, sampling
+from jaxgpt.training import step as trainer
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model import GPT
-from jaxgpt.tokenizer import CharTokenizer
+from jaxgpt.model.gpt import GPT
+from jaxgpt.data.tokenizer import CharTokenizer
 
 RUNS = Path("runs")
 
@@ -94,7 +96,7 @@ def load(path: str | Path | None = None, which: str = "newest") -> Run:
     Raises:
         UserError: for a folder that is not a run, one without a checkpoint, a damaged one.
     """
-    from jaxgpt.checkpoints import Checkpoints
+    from jaxgpt.runs.checkpoints import Checkpoints
 
     backend.setup()
     if which not in ("newest", "best"):

@@ -14,14 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxgpt import backend, batches, corpus, precision, report, run, sampling, sharding, trainer
-from jaxgpt.checkpoints import Checkpoints
+from jaxgpt import sampling
 from jaxgpt.config import TrainConfig, override, validate
+from jaxgpt.data import batches, corpus
+from jaxgpt.data.tokenizer import CharTokenizer
+from jaxgpt.device import backend, precision, sharding
 from jaxgpt.errors import UserError
-from jaxgpt.report import duration
-from jaxgpt.run import Run
-from jaxgpt.signals import StopRequest
-from jaxgpt.tokenizer import CharTokenizer
+from jaxgpt.runs import report, run
+from jaxgpt.runs.checkpoints import Checkpoints
+from jaxgpt.runs.report import duration
+from jaxgpt.runs.run import Run
+from jaxgpt.training import step as trainer
+from jaxgpt.training.signals import StopRequest
 
 MAX_SKIPPED = 25  # updates in a row with a gradient that is not finite, before a run gives up
 CALL_SECONDS = 0.1  # that one call may take: less than Ctrl-C may wait, more than Python needs for it

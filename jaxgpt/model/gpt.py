@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxgpt.attention import attend_cached, causal_attention, rotate, shift
 from jaxgpt.config import ModelConfig
-from jaxgpt.ops import add_bias, cut, dropout, layer_norm, matmul, relu, rms_norm
+from jaxgpt.model.attention import attend_cached, causal_attention, rotate, shift
+from jaxgpt.model.ops import add_bias, cut, dropout, layer_norm, matmul, relu, rms_norm
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 

@@ -14,10 +14,13 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxgpt import backend, batches, ladder, optimizer, precision, sharding
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.model import GPT
-from jaxgpt.sharding import AXIS
+from jaxgpt.data import batches
+from jaxgpt.device import backend, precision, sharding
+from jaxgpt.device.sharding import AXIS
+from jaxgpt.model import ladder
+from jaxgpt.model.gpt import GPT
+from jaxgpt.training import optimizer
 
 
 class TrainState(NamedTuple):

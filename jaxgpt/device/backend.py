@@ -8,7 +8,7 @@ from functools import cache
 
 import jax
 
-from jaxgpt import corpus
+from jaxgpt.home import home
 
 
 def setup() -> None:
@@ -21,7 +21,7 @@ def setup() -> None:
         with contextlib.suppress(RuntimeError):  # JAX has begun already, and a CPU is one device
             jax.config.update("jax_num_cpu_devices", cores())  # see sharding.py
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(corpus.home() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(home() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -11,7 +11,7 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-from jaxgpt import rebuild
+from jaxgpt.data import tiny_shakespeare as rebuild
 from jaxgpt.errors import UserError
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
