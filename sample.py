@@ -1,6 +1,8 @@
 """Write text with a trained GPT: `python sample.py --tokens 500`, `python sample.py --help`."""
 
-from jaxgpt.cli.train import leave, sample
+import sys
+
+from jaxgpt.cli.sample import main
 
 if __name__ == "__main__":
-    leave(sample())
+    sys.exit(main())

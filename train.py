@@ -1,6 +1,8 @@
 """Train a GPT: `python train.py`, `python train.py --preset t4`, `python train.py --help`."""
 
-from jaxgpt.cli.train import leave, train
+import sys
+
+from jaxgpt.cli.train import main
 
 if __name__ == "__main__":
-    leave(train())
+    sys.exit(main())

@@ -5,25 +5,51 @@
 >>> print(run.generate("ROMEO:", tokens=200, temperature=0.8, seed=1))
 """
 
-from jaxgpt.config import ModelConfig, TrainConfig, override
-from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT
-from jaxgpt.presets import PRESETS, preset
-from jaxgpt.runs.run import Run, load
-from jaxgpt.training.loop import Diverged, Interrupted, resume, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "GPT",
-    "PRESETS",
-    "Diverged",
-    "Interrupted",
-    "ModelConfig",
-    "Run",
-    "TrainConfig",
-    "UserError",
-    "load",
-    "override",
-    "preset",
-    "resume",
-    "train",
-]
+if TYPE_CHECKING:
+    from jaxgpt.cli.process import setup as setup
+    from jaxgpt.config import ModelConfig as ModelConfig
+    from jaxgpt.config import TrainConfig as TrainConfig
+    from jaxgpt.config import override as override
+    from jaxgpt.errors import UserError as UserError
+    from jaxgpt.model.gpt import GPT as GPT
+    from jaxgpt.presets import PRESETS as PRESETS
+    from jaxgpt.presets import preset as preset
+    from jaxgpt.runs.run import Run as Run
+    from jaxgpt.runs.run import load as load
+    from jaxgpt.training.loop import Diverged as Diverged
+    from jaxgpt.training.signals import Interrupted as Interrupted
+    from jaxgpt.training.train import resume as resume
+    from jaxgpt.training.train import train as train
+
+# Imported when they are asked for, as above: JAX alone takes a second, which `train.py --help` need not wait.
+_MODULES = {
+    "GPT": "model.gpt",
+    "PRESETS": "presets",
+    "Diverged": "training.loop",
+    "Interrupted": "training.signals",
+    "ModelConfig": "config",
+    "Run": "runs.run",
+    "TrainConfig": "config",
+    "UserError": "errors",
+    "load": "runs.run",
+    "override": "config",
+    "preset": "presets",
+    "resume": "training.train",
+    "setup": "cli.process",
+    "train": "training.train",
+}
+__all__ = list(_MODULES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")
+    return getattr(import_module(f"jaxgpt.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*_MODULES, "__version__"]

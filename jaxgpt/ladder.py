@@ -13,21 +13,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxgpt import presets
-from jaxgpt.cli import train as cli
+from jaxgpt.cli import process
+from jaxgpt.cli.command import run_command
+from jaxgpt.cli.flags import HELP, Flag, page
 from jaxgpt.data import batches, corpus
-from jaxgpt.device import backend, sharding
+from jaxgpt.device import backend
 from jaxgpt.errors import UserError
-from jaxgpt.model import ladder
-from jaxgpt.runs import run
-from jaxgpt.training import loop as fit
-from jaxgpt.training import step as trainer
+from jaxgpt.files import shown, write_atomically
+from jaxgpt.model import build
+from jaxgpt.model.ladder import RUNGS
+from jaxgpt.presets import preset
+from jaxgpt.runs.folder import free_path
+from jaxgpt.runs.run import Run
+from jaxgpt.training import step
+from jaxgpt.training.evaluation import make_evaluate
+from jaxgpt.training.train import train
 
 PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung
     "bigram": (2.47, 2.49),
@@ -58,20 +64,20 @@ class Climbed:
         return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def measure(trained: run.Run) -> dict[str, float]:
+def measure(run: Run) -> dict[str, float]:
     """Train and validation loss, each over the lecture's random batches and over the whole split."""
-    config = trained.config
-    tokens = trained.tokenizer.encode(corpus.load(config.data))
-    mesh = trainer.make_mesh(config)
-    evaluate = trainer.make_evaluate(config, jnp.dtype("float32"), mesh)
-    params = jax.device_put(trainer.params_of(trained.model), sharding.replicated(mesh))
+    config = run.config
+    tokens = run.tokenizer.encode(corpus.load(config.data))
+    placement = step.placement(config)
+    evaluate = make_evaluate(config, jnp.dtype("float32"), placement)
+    params = jax.device_put(build.params_of(run.model), placement.state)
     losses = {}
-    for i, (name, text) in enumerate(zip(("train", "val"), map(jnp.asarray, batches.split(tokens)), strict=True)):
-        shape = (LECTURE_BATCHES, config.batch_size)
+    for i, (name, text) in enumerate(zip(("train", "val"), batches.split(tokens), strict=True)):
         key = jax.random.fold_in(jax.random.key(config.seed), i)
-        starts = jax.random.randint(key, shape, 0, len(text) - config.model.block_size)
-        losses[name] = evaluate(params, text, starts, jnp.zeros(shape, jnp.int32)).item()
-        losses[f"whole {name}"] = evaluate(params, text, *trainer.eval_windows(config, len(text))).item()
+        windows = (LECTURE_BATCHES * config.batch_size,)
+        starts = np.asarray(jax.random.randint(key, windows, 0, len(text) - config.model.block_size))
+        losses[name] = evaluate(params, text, starts, np.zeros_like(starts))
+        losses[f"whole {name}"] = evaluate(params, text, *batches.fixed_windows(len(text), config.model.block_size))
     return losses
 
 
@@ -82,13 +88,13 @@ def climb(name: str, out: Path, seeds: int, max_steps: int | None) -> Climbed:
     for seed in range(1337, 1337 + seeds):
         began = time.monotonic()
         folder = out / (name if seed == 1337 else f"{name}-seed{seed}")
-        trained = fit.train(presets.preset(name, seed=seed, **changes), out=folder, quiet=True)
+        run = train(preset(name, seed=seed, **changes), out=folder, quiet=True)
         if seed == 1337:
             climbed.seconds = time.monotonic() - began
-            climbed.parameters = sum(p.size for p in jax.tree.leaves(trainer.params_of(trained.model)))
-            climbed.curve = [(row["step"], row["val_loss"]) for row in trained.metrics if "val_loss" in row]
-            climbed.sample = trained.generate(tokens=300, seed=1)
-        climbed.losses.append(measure(trained))
+            climbed.parameters = build.n_params(run.config.model)
+            climbed.curve = [(row["step"], row["val_loss"]) for row in run.metrics if "val_loss" in row]
+            climbed.sample = run.generate(tokens=300, seed=1)
+        climbed.losses.append(measure(run))
     return climbed
 
 
@@ -161,42 +167,57 @@ def plot(rungs: list[Climbed], path: Path) -> None:
     axes.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    path.write_bytes(picture.getvalue())
+    write_atomically(path, picture.getvalue())
 
 
-def main(arguments: list[str]) -> None:
-    """The command `python -m jaxgpt.ladder`."""
+ABOUT = """usage: python -m jaxgpt.ladder [--seeds 5]
 
-    def command(
-        out: Path | None = None, seeds: int = 1, max_steps: int | None = None, report: Path | None = None
-    ) -> tuple[Path | None, int, int | None, Path | None]:
-        """Climb the ladder from bigram to layernorm: train every rung, print the table and the samples.
+Climb the ladder from bigram to layernorm: train every rung, print the table and the samples."""
 
-        Args:
-            out: Folder to make for the runs; by default runs/ladder, or the next free name.
-            seeds: How many seeds to train each rung with, for the spread of the losses.
-            max_steps: Updates of every rung, for a quick look; by default each rung's own number.
-            report: Markdown file to write, with the picture beside it; by default ladder.md in the folder
-                of the runs. In a file that exists, only what stands between the marks is replaced.
-        """
-        return out, seeds, max_steps, report
+FLAGS = {
+    "options": [
+        Flag("out", Path, None, "Folder to make for the runs; by default runs/ladder, or the next free name."),
+        Flag("seeds", int, 1, "How many seeds to train each rung with, for the spread of the losses."),
+        Flag("max_steps", int, None, "Updates of every rung, for a quick look; by default each rung's own number."),
+        Flag(
+            "report",
+            Path,
+            None,
+            "Markdown file to write, with the picture beside it; by default ladder.md in the folder of the runs. In a "
+            "file that exists, only what stands between the marks is replaced.",
+        ),
+        HELP,
+    ]
+}
 
-    out, seeds, max_steps, path = tyro.cli(command, args=arguments, prog="python -m jaxgpt.ladder")
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command `python -m jaxgpt.ladder`: returns the exit code."""
+    return run_command(_main, FLAGS, arguments)
+
+
+def _main(given: dict[str, Any]) -> None:
+    if "help" in given:
+        print(page(ABOUT, FLAGS))
+        return
+    seeds = given.get("seeds", 1)
     if seeds < 1:
-        raise UserError(f"--seeds must be 1 or more, not {seeds}")
-    out = run.free_name("ladder") if out is None else out
-    path = out / "ladder.md" if path is None else path
+        raise UserError(f"`seeds` must be 1 or more, not {seeds}")
+    process.setup()
+    out = Path(given.get("out", free_path("ladder"))).expanduser()
+    path = Path(given.get("report", out / "ladder.md")).expanduser()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     rungs = []
-    for name in ladder.RUNGS:
-        rungs.append(climb(name, out, seeds, max_steps))
+    for name in RUNGS:
+        rungs.append(climb(name, out, seeds, given.get("max_steps")))
         r = rungs[-1]
         console.print(f"{name:>12}  train {r.loss('train')}  val {r.loss('val')}  in {r.seconds:.0f} s", markup=False)
     plot(rungs, path.with_suffix(".png"))
     text = report(rungs, path.with_suffix(".png").name)
-    path.write_text(between_marks(path.read_text("utf-8") if path.exists() else "", text), "utf-8")
+    page_before = path.read_text("utf-8") if path.exists() else ""
+    write_atomically(path, between_marks(page_before, text).encode())
     show(rungs, console)
-    console.print(f"written to {path}", markup=False)
+    console.print(f"written to {shown(path)}", markup=False)
 
 
 def between_marks(page: str, text: str) -> str:
@@ -206,4 +227,4 @@ def between_marks(page: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_command(main, None))
+    sys.exit(main())

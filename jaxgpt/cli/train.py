@@ -1,189 +1,109 @@
-"""The two commands: read the command line, call the library, say what went wrong in one line."""
+"""The command `train.py`: trains a GPT, or goes on with a run."""
 
-import argparse
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-import tyro
-
+from jaxgpt import config as configs
 from jaxgpt import presets
-from jaxgpt.config import ModelConfig, TrainConfig, validate
-from jaxgpt.device import backend
+from jaxgpt.cli import flags, process
+from jaxgpt.cli.command import program, run_command, say
+from jaxgpt.cli.flags import Flag
+from jaxgpt.config import TrainConfig
 from jaxgpt.errors import UserError
-from jaxgpt.runs import run
-from jaxgpt.training import loop as fit
+from jaxgpt.files import quoted
+from jaxgpt.training.signals import Interrupted, StopRequest
 
-TRAIN_HELP = f"""Train a GPT, and leave it in a folder below runs/.
+ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --resume [PATH]
 
-Presets: {", ".join(presets.PRESETS)}. The defaults below are those of the chosen one."""
+Train a GPT, and leave it in a folder below runs/. Ctrl-C stops it and saves; `resume` goes on.
+
+Presets: {presets}. The defaults below, in brackets, are those of the chosen one."""
+
+RUN_FLAGS = [
+    Flag("out", Path, None, "Folder to make for the run; by default runs/PRESET, or the next free name."),
+    Flag(
+        "resume",
+        flags.SWITCH,
+        None,
+        "Go on with the run in PATH, by default with the newest one (of the `preset`, if given). `max_steps` may be "
+        "another then, and `data` another place of the same text; all else stays as it was.",
+    ),
+    flags.HELP,
+]
 
 
-def train(arguments: list[str] | None = None) -> int:
-    """`train.py`: returns the exit code."""
-    return run_command(_train, arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command, and returns its exit code."""
+    return run_command(_train, _groups(), arguments)
 
 
-def sample(arguments: list[str] | None = None) -> int:
-    """`sample.py`: returns the exit code."""
-    return run_command(_sample, arguments)
+def _groups() -> flags.Groups:
+    """Every field of a config is a flag, and the run has two more."""
+    model, fields = configs.MODEL_FIELDS, configs.fields()
+    run = [fields["preset"], fields["data"]]
+    return {
+        "run": run + RUN_FLAGS,
+        "model": [field for field in fields.values() if field.name in model],
+        "training": [field for field in fields.values() if field.name not in model and field not in run],
+    }
 
 
-def _train(arguments: list[str]) -> None:
-    _check_types(arguments)
-    first = _Parser()
-    first.add_argument("--preset")
-    first.add_argument("--out", type=Path)
-    first.add_argument("--resume", action="store_true")
-    chosen, _ = first.parse_known_args(arguments)
-
-    # The defaults that --help shows, and that flags change, are those of the preset or of the run.
-    if chosen.preset is not None:
-        presets.preset(chosen.preset)  # a wrong name is told, here and for --resume
-    if chosen.resume:
-        path = chosen.out or run.newest(chosen.preset)
-        start = run.read(path)[0]
+def _train(given: dict[str, Any]) -> None:
+    out, resume = given.pop("out", None), given.pop("resume", None)
+    if given.pop("help", False):
+        about = ABOUT.format(program=program("train"), presets=", ".join(presets.PRESETS))
+        print(flags.page(about, _groups(), configs.flat(_recipe(given))))
+    elif resume:
+        _resume(out if resume is True else resume, out, given)
     else:
-        start = presets.preset(chosen.preset or backend.default_preset())
-
-    def command(
-        config: tyro.conf.OmitArgPrefixes[TrainConfig] = start,
-        out: Path | None = None,
-        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
-    ) -> tuple[TrainConfig, Path | None, bool]:
-        """Train a GPT.
-
-        Args:
-            config: The run.
-            out: Folder to make for the run, or to resume; by default runs/PRESET, or the next free name.
-            resume: Go on with the run in --out, or with the newest one (of the --preset, if given).
-        """
-        return config, out, resume
-
-    config, out, _ = tyro.cli(command, args=arguments, prog="train.py", description=TRAIN_HELP)
-    if not chosen.resume:
-        fit.train(config, out=out)
-        return
-    validate(config)
-    changed = sorted(_flat(config).items() - _flat(start).items())
-    if others := [name for name, _ in changed if name != "max_steps"]:
-        raise UserError(f"--resume goes on with the run as it was: leave out {', '.join(others)}, or start a new run")
-    fit.resume(path, max_steps=dict(changed).get("max_steps"))
+        _begin(configs.validate(configs.override(_recipe(given), **given)), out)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Looks for some flags and leaves the rest to tyro."""
+def _recipe(given: dict[str, Any]) -> TrainConfig:
+    """The preset that is given, or the one for this machine."""
+    if "preset" in given:
+        return presets.preset(given["preset"])
+    process.setup()
+    from jaxgpt.device import backend  # as below, not before it is needed: most mistakes are told without JAX
 
-    def __init__(self):
-        super().__init__(add_help=False, allow_abbrev=False)
-
-    def error(self, message: str):
-        raise UserError(message)
-
-
-def _check_types(arguments: list[str]) -> None:
-    """Raises `UserError` with every flag whose value has the wrong type (tyro stops at the first)."""
-    parser = _Parser()
-    kinds = {f.name: f.type for f in (*fields(TrainConfig), *fields(ModelConfig)) if f.type not in (bool, ModelConfig)}
-    for name in kinds:
-        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name)
-    wrong = []
-    for name, value in vars(parser.parse_known_args(arguments)[0]).items():
-        if value is not None and (expected := _unlike(value, kinds[name])):
-            wrong.append(f"--{name.replace('_', '-')} takes {expected}, not {value!r}")
-    if wrong:
-        raise UserError("; ".join(wrong))
+    return presets.preset(backend.default_preset())
 
 
-def _unlike(value: str, kind: Any) -> str:
-    """What `kind` expects, if `value` is not like that; otherwise nothing."""
-    if get_origin(kind) is Literal:
-        return "" if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+def _begin(config: TrainConfig, out: Path | None) -> None:
+    process.setup()
+    from jaxgpt.runs import folder
+    from jaxgpt.training.train import train
+
+    path = folder.new(out, config.preset).path
+    _finish(lambda stop: train(config, out=path, stop=stop), path)
+
+
+def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
+    """Goes on with the run in `path`, or with the newest one; `out` is the older way to name it."""
+    if out not in (None, path):
+        raise UserError(f"`resume` {path} and `out` {out} are two runs: leave out one")
+    if "preset" in given:
+        presets.preset(given["preset"])  # a wrong name is told
+    process.setup()
+    from jaxgpt.runs.folder import RunFolder, newest
+    from jaxgpt.training.train import resume
+
+    folder = newest(given.get("preset")) if path is None else RunFolder(path)
+    was = folder.read()[0]
+    after, before = configs.flat(configs.override(was, **given)), configs.flat(was)
+    data, max_steps = given.pop("data", None), given.pop("max_steps", None)
+    if changed := [f"`{name}`" for name in given if after[name] != before[name]]:
+        raise UserError(f"{folder} goes on as it was: leave out {', '.join(changed)}, or start a new run")
+    _finish(lambda stop: resume(folder.path, data=data, max_steps=max_steps, stop=stop), folder.path)
+
+
+def _finish(train: Callable[[StopRequest], Any], path: Path) -> None:
+    """Trains the run in `path` to its end, or until it is asked to stop, and says what to type next."""
     try:
-        kind(value)
-    except ValueError:
-        return "a whole number" if kind is int else "a number"
-    return ""
-
-
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    values = {**vars(config), **vars(config.model)}
-    values.pop("model")
-    return values
-
-
-def _sample(arguments: list[str]) -> None:
-    def command(
-        run: Path | None = None,
-        checkpoint: Literal["newest", "best"] = "newest",
-        prompt: str | None = None,
-        tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        samples: int = 1,
-        seed: int = 0,
-    ) -> dict[str, Any]:
-        """Write text with a trained GPT.
-
-        Args:
-            run: Folder of the run; by default the one below runs/ that was trained last.
-            checkpoint: The newest one, or the best by its validation loss.
-            prompt: Text to continue; by default a line break.
-            tokens: Length of the new text, in tokens (characters); longer than the model's block_size is fine.
-            temperature: Divides the logits: below 1 is bolder, above 1 wilder, 0 always takes the likeliest.
-            top_k: Draw from the k likeliest tokens only; 0 for all.
-            top_p: Draw from the likeliest tokens that together have this probability; 1 for all.
-            min_p: Draw only tokens with this share of the likeliest one's probability; 0 for all.
-            samples: How many texts to write.
-            seed: The same seed gives the same text.
-        """
-        return locals()
-
-    options = tyro.cli(command, args=arguments, prog="sample.py")
-    trained = run.load(options.pop("run"), options.pop("checkpoint"))
-    prompt = options["prompt"] or ""
-    if options["samples"] == 1:
-        pieces = trained.stream(**options)
-        sys.stdout.write(prompt)
-        for (text,) in pieces:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        print()
-    else:
-        for i, text in enumerate(trained.samples(**options)):
-            print(f"{'─' * 24} {i + 1}\n{text}")
-
-
-def leave(code: int) -> None:
-    """Ends the program. At once after a user's mistake: where that was a damaged checkpoint, Orbax's unfinished
-    tasks would otherwise print tracebacks as Python shuts down."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code) if code == 2 else sys.exit(code)
-
-
-def run_command(command: Callable[[list[str]], None], arguments: list[str] | None) -> int:
-    """Runs `command` and returns the exit code; what the user can mend is told in one line."""
-    try:
-        command(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except fit.Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 128 + stop.signal_number
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read our output has seen enough, as in `sample.py | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (fit.Diverged, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        train(StopRequest(exit_on_second_ctrl_c=True))
+    except Interrupted as stop:
+        next = f"{program('train')} --resume {quoted(path)}"
+        raise Interrupted(f"{stop}. To go on:\n\n    {next}\n", stop.signal_number) from stop
+    say(f"\n    {program('sample')} --run {quoted(path)} --tokens 500\n", sys.stdout)

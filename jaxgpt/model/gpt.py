@@ -5,51 +5,50 @@ dropout key, and the cache of keys and values, which `GPT.decode` takes and retu
 `nnx.split(model)` everything is a pytree for plain JAX.
 
 Shapes: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channels, V the vocabulary,
-S = block_size places in the cache.
+S tokens that the cache has room for.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model.attention import attend_cached, causal_attention, rotate, shift
-from jaxgpt.model.ops import add_bias, cut, dropout, layer_norm, matmul, relu, rms_norm
+from jaxgpt.model.attention import apply_rotary, cached_attention, causal_attention, token_shift
+from jaxgpt.model.ops import add_bias, cpu_barrier, dropout, layer_norm, matmul, relu, rms_norm
+from jaxgpt.model.protocol import check_tokens
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens read so far, so that the next token need not read them again."""
+    """Keys and values of the tokens read so far, so that they are not computed again: the GPT's `DecodeCache`."""
 
-    k: tuple[jax.Array, ...]  # a layer each, (B H, S, D): what one head reads for a token lies in one piece
+    k: tuple[jax.Array, ...]  # a layer each, (B H, S, D): what one head reads for a token is contiguous
     v: tuple[jax.Array, ...]  # a layer each, (B H, S, D)
-    length: jax.Array  # (), how many of the S places are filled
+    length: jax.Array  # ()
 
-    def resized(self, places: int) -> "Cache":
-        """The same with S = `places`, no fewer than now."""
-        more = [(0, 0), (0, places - self.k[0].shape[1]), (0, 0)]
+    def with_capacity(self, capacity: int) -> "Cache":
+        more = [(0, 0), (0, capacity - self.k[0].shape[1]), (0, 0)]
         k, v = jax.tree.map(lambda x: jnp.pad(x, more), (self.k, self.v))
         return Cache(k, v, self.length)
 
     def repeated(self, n: int) -> "Cache":
-        """All sequences, `n` times over."""
         k, v = jax.tree.map(lambda x: jnp.tile(x, (n, 1, 1)), (self.k, self.v))
         return Cache(k, v, self.length)
 
 
 class LayerNorm(nnx.Module):
-    """Each token's channels to mean 0 and variance 1, then a learnt scale and shift; in float32.
+    """Each token's channels to mean 0 and variance 1, then a learnt scale and bias; in float32.
 
     Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
 
     def __init__(self, n_embd: int, bias: bool):
-        self.scale = nnx.Param(jnp.ones(n_embd))
-        self.bias = nnx.Param(jnp.zeros(n_embd)) if bias else None
+        self.scale = nnx.Param(jnp.ones(n_embd, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(n_embd, jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...])
@@ -59,9 +58,9 @@ class Linear(nnx.Module):
     """`x @ kernel + bias` in the kernel's type, with GPT-2's initialisation: N(0, std) and zero."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool, rngs: nnx.Rngs, std: float = 0.02, dtype=None):
-        self.dtype = dtype  # of what comes out, if not the kernel's
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out)))
-        self.bias = nnx.Param(jnp.zeros(n_out)) if bias else None
+        self.dtype = dtype  # of the result, if not the kernel's
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(n_out, jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         w = self.kernel[...]
@@ -70,23 +69,23 @@ class Linear(nnx.Module):
 
 
 class Embed(nnx.Module):
-    """A learnt row of channels for each of `n` tokens, or positions, from N(0, std)."""
+    """A learnt vector of channels for each of `n` tokens, or positions, from N(0, std)."""
 
     def __init__(self, n: int, n_embd: int, rngs: nnx.Rngs, std: float = 0.02):
-        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, n_embd)))
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, n_embd), jnp.float32))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """(...) whole numbers to (..., C) in float32, in which the gradients of a row that occurs often add up."""
+        """(...) whole numbers to (..., C), in float32: the gradients of a token that occurs often add up in it."""
         return self.embedding[...].astype(jnp.float32)[tokens]
 
     def attend(self, x: jax.Array) -> jax.Array:
-        """How much `x` (..., C) is like each row: (..., n) in float32, by a product in the table's type."""
+        """The dot product of `x` (..., C) with each embedding: (..., n) in float32, of operands in the table's type."""
         table = self.embedding[...]
         return matmul(x.astype(table.dtype), table.T, jnp.float32)
 
 
 class CausalSelfAttention(nnx.Module):
-    """Every token looks at itself and at those before it, in `n_head` ways at once."""
+    """Multi-head attention of every token to itself and to those before it."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         C = config.n_embd
@@ -98,11 +97,11 @@ class CausalSelfAttention(nnx.Module):
         """
         Args:
             x: (B, T, C).
-            past: None to attend within `x`; or (k, v, length) of the cache (see `Cache`), to which `x` is appended.
+            past: None to attend within `x`; or a layer's k, v and the length of the cache, to which `x` is appended.
             key: of the dropout; None for none.
 
         Returns:
-            (B, T, C), and the keys and values that were attended to.
+            (B, T, C), and the keys and values, those of the cache included.
         """
         B, T, C = x.shape
         H = self.config.n_head
@@ -111,24 +110,24 @@ class CausalSelfAttention(nnx.Module):
         if self.config.qk_norm:
             q, k = rms_norm(q), rms_norm(k)
         if self.config.positions == "rotary":
-            q, k = (rotate(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
-        said = shift if self.config.value_shift else lambda v: v
+            q, k = (apply_rotary(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
+        shift = token_shift if self.config.value_shift else lambda v: v
         weights_key, out_key = (None, None) if key is None else jax.random.split(key)
         if past is None:
-            y = causal_attention(q, k, said(v), self.config.dropout, weights_key)
+            y = causal_attention(q, k, shift(v), self.config.dropout, weights_key)
         else:
             q, k, v = (part.swapaxes(1, 2).reshape(B * H, T, C // H) for part in (q, k, v))
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(before, new.astype(before.dtype), start, axis=1)  # (B H, S, D)
                 for before, new in zip(past[:2], (k, v), strict=True)
             )
-            mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S): the past and oneself
-            y = attend_cached(q, k, said(v), mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
+            mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S)
+            y = cached_attention(q, k, shift(v), mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
 
 
 class MLP(nnx.Module):
-    """What each token makes of what it gathered, on its own: four times wider, and back."""
+    """Two linear layers for each token on its own, four times wider between them."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         C = config.n_embd
@@ -142,7 +141,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Tokens talk, then think: attention and MLP, each on a normalised copy, each added to the stream."""
+    """Attention, then the MLP; each reads a normalised copy of the residual stream and adds to it."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
@@ -154,8 +153,8 @@ class Block(nnx.Module):
         """(B, T, C) to (B, T, C), and the keys and values, as in `CausalSelfAttention`."""
         attn_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         y, k, v = self.attn(self.ln_1(x), past, attn_key)
-        x = cut(x + y)
-        x = cut(x + self.mlp(self.ln_2(x), mlp_key))
+        x = cpu_barrier(x + y)
+        x = cpu_barrier(x + self.mlp(self.ln_2(x), mlp_key))
         return x, k, v
 
 
@@ -168,7 +167,11 @@ class GPT(nnx.Module):
     >>> model = GPT(ModelConfig(vocab_size=65), nnx.Rngs(0))
     >>> model(jnp.zeros((1, 8), jnp.int32)).shape
     (1, 8, 65)
+
+    Its custom gradients have no forward mode (`jax.jvp`), and so no Hessian by forward over reverse.
     """
+
+    sizes: ClassVar = ("n_layer", "n_head", "n_embd")
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         C, V = config.n_embd, config.vocab_size
@@ -182,33 +185,29 @@ class GPT(nnx.Module):
     def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Scores of every next token: (B, T) whole numbers to (B, T, V) float32 logits; T <= block_size.
 
-        With a `key`, dropout is on.
+        With a `key`, dropout is on. Raises `UserError` for tokens that cannot be (see `check_tokens`).
         """
-        return self._run(tokens, None, key)[0]
+        return self._forward(check_tokens(tokens, self.config), None, key)[0]
 
-    def empty_cache(self, batch_size: int, places: int | None = None) -> Cache:
-        """A cache for `batch_size` sequences that have read nothing yet, with `places` for tokens or `block_size`."""
+    def empty_cache(self, batch_size: int, capacity: int | None = None) -> Cache:
+        """See `LanguageModel.empty_cache`."""
         c = self.config
-        shape = (batch_size * c.n_head, places or c.block_size, c.n_embd // c.n_head)
+        shape = (batch_size * c.n_head, capacity or c.block_size, c.n_embd // c.n_head)
         zeros = tuple(jnp.zeros(shape, self.wte.embedding.dtype) for _ in self.h)
         return Cache(zeros, zeros, jnp.int32(0))
 
-    def decode(self, tokens: jax.Array, cache: Cache, only: jax.Array | None = None) -> tuple[jax.Array, Cache]:
-        """Reads `tokens` (B, T) after those in `cache`: logits (B, T, V) and the longer cache.
+    def decode(self, tokens: jax.Array, cache: Cache, logits_at: jax.Array | None = None) -> tuple[jax.Array, Cache]:
+        """See `LanguageModel.decode`."""
+        return self._forward(tokens, cache, None, logits_at)
 
-        There must be room: `cache.length + T` places at least. With `only` (), the index of one of the
-        T tokens, the logits are that token's alone, (B, 1, V).
-        """
-        return self._run(tokens, cache, None, only)
-
-    def _run(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, only: jax.Array | None = None):
+    def _forward(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, logits_at: Any = None):
         T, start = tokens.shape[1], 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
         x = self.wte(tokens)  # (B, T, C)
         x = x if self.wpe is None else x + self.wpe(start + jnp.arange(T))
         x = rms_norm(x) if self.config.embd_norm else x
-        # The stream is in the type of the products: it is read and written more often than anything else (bench/t4.py),
-        # in float32 twice the bytes each time, and what it rounds off is no more than what the products do.
+        # The stream has the products' type: it is read and written more often than anything else (bench/t4.py), float32
+        # would be twice the bytes each time, and it rounds off no more than the products do.
         x = dropout(x, self.config.embd_dropout, keys[0]).astype(self.wte.embedding.dtype)
         ks, vs = [], []
         for i, block in enumerate(self.h):
@@ -216,7 +215,7 @@ class GPT(nnx.Module):
             x, k, v = block(x, past, keys[1 + i])
             ks.append(k)
             vs.append(v)
-        x = x if only is None else jax.lax.dynamic_slice_in_dim(x, only, 1, axis=1)  # (B, 1, C)
+        x = x if logits_at is None else jax.lax.dynamic_slice_in_dim(x, logits_at, 1, axis=1)  # (B, 1, C)
         x = self.ln_f(x)
         logits = self.wte.attend(x) if self.lm_head is None else self.lm_head(x)  # (B, T, V)
         return logits.astype(jnp.float32), Cache(tuple(ks), tuple(vs), start + T)

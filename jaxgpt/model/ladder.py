@@ -1,13 +1,13 @@
-"""The ladder from a table of letter pairs to a GPT, one idea a rung, as in Karpathy's "Let's build GPT".
+"""The ladder from a table of character pairs to a GPT, one idea a rung, as in Karpathy's "Let's build GPT".
 
     bigram       the next character from this one alone
     head         embeddings, positions, and one head of attention: look at the characters before
     multihead    four smaller heads: look for several things at once
-    feedforward  a layer after attention: think about what was found
+    feedforward  a layer after attention: compute with what was found
     blocks       three times over, each adding to a residual stream: go deep
     layernorm    normalise before every part: train deep models well
 
-and then the GPT of model.py, which adds size and dropout. `python -m jaxgpt.ladder` climbs them all;
+and then the GPT of gpt.py, which adds size and dropout. `python -m jaxgpt.ladder` climbs them all;
 `python train.py --preset multihead` trains one. Linear layers and embeddings start as PyTorch's do.
 docs/ladder.md tells the story with figures.
 
@@ -15,7 +15,7 @@ Shapes: B sequences, T tokens, C = n_embd channels, H heads of D = C / H channel
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,11 @@ from flax import nnx
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import Embed, LayerNorm, Linear
 from jaxgpt.model.ops import product
+from jaxgpt.model.protocol import check_tokens
 
 
 def embedding(n: int, n_embd: int, rngs: nnx.Rngs) -> Embed:
-    """A row for each of `n` tokens, from N(0, 1)."""
+    """A vector for each of `n` tokens, from N(0, 1)."""
     return Embed(n, n_embd, rngs, std=1.0)
 
 
@@ -36,41 +37,50 @@ class TorchLinear(Linear):
 
     def __init__(self, n_in: int, n_out: int, rngs: nnx.Rngs, bias: bool = True, dtype=None):
         def uniform(*shape):
-            return nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-1, maxval=1) / math.sqrt(n_in))
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -1, 1) / math.sqrt(n_in))
 
-        self.dtype = dtype  # of what comes out, if not the kernel's
+        self.dtype = dtype  # of the result, if not the kernel's
         self.kernel = uniform(n_in, n_out)
         self.bias = uniform(n_out) if bias else None
 
 
 class Window(NamedTuple):
-    """A rung's cache: just the text so far."""
+    """A rung's `DecodeCache`: the tokens themselves."""
 
     tokens: jax.Array  # (B, S)
-    length: jax.Array  # (), how many of the S places are filled
+    length: jax.Array  # ()
 
-    def resized(self, places: int) -> "Window":
-        """As `Cache.resized`."""
-        return Window(jnp.pad(self.tokens, [(0, 0), (0, places - self.tokens.shape[1])]), self.length)
+    def with_capacity(self, capacity: int) -> "Window":
+        return Window(jnp.pad(self.tokens, [(0, 0), (0, capacity - self.tokens.shape[1])]), self.length)
 
     def repeated(self, n: int) -> "Window":
-        """As `Cache.repeated`."""
         return Window(jnp.tile(self.tokens, (n, 1)), self.length)
 
 
 class Rung(nnx.Module):
-    """A model that keeps no keys and values: to write a token, it reads the whole window again."""
+    """A model without a cache of keys and values: for every new token, it reads the whole window again."""
 
-    def empty_cache(self, batch_size: int, places: int | None = None) -> Window:
-        """As `GPT.empty_cache`."""
-        return Window(jnp.zeros((batch_size, places or self.config.block_size), jnp.int32), jnp.int32(0))
+    config: ModelConfig
+    sizes: ClassVar[tuple[str, ...]] = ()
 
-    def decode(self, tokens: jax.Array, cache: Window, only: jax.Array | None = None) -> tuple[jax.Array, Window]:
-        """As `GPT.decode`: reads `tokens` (B, T) after those in `cache`, returns logits (B, T, V) or (B, 1, V)."""
+    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """As `GPT.__call__`; there is no dropout, and `key` does nothing."""
+        return self.forward(check_tokens(tokens, self.config))
+
+    def forward(self, tokens: jax.Array) -> jax.Array:
+        """(B, T) to (B, T, V)."""
+        raise NotImplementedError
+
+    def empty_cache(self, batch_size: int, capacity: int | None = None) -> Window:
+        """See `LanguageModel.empty_cache`."""
+        return Window(jnp.zeros((batch_size, capacity or self.config.block_size), jnp.int32), jnp.int32(0))
+
+    def decode(self, tokens: jax.Array, cache: Window, logits_at: Any = None) -> tuple[jax.Array, Window]:
+        """See `LanguageModel.decode`."""
         T, start = tokens.shape[1], cache.length
         text = jax.lax.dynamic_update_slice_in_dim(cache.tokens, tokens, start, axis=1)  # (B, S)
-        first, count = (start, T) if only is None else (start + only, 1)
-        return jax.lax.dynamic_slice_in_dim(self(text), first, count, axis=1), Window(text, start + T)
+        first, count = (start, T) if logits_at is None else (start + logits_at, 1)
+        return jax.lax.dynamic_slice_in_dim(self.forward(text), first, count, axis=1), Window(text, start + T)
 
 
 class Bigram(Rung):
@@ -80,12 +90,12 @@ class Bigram(Rung):
         self.config = config
         self.table = embedding(config.vocab_size, config.vocab_size, rngs)
 
-    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def forward(self, tokens: jax.Array) -> jax.Array:
         return self.table(tokens)  # (B, T) -> (B, T, V)
 
 
 class SelfAttention(nnx.Module):
-    """Each token gathers from itself and those before it what it finds useful: h_i = sum_j w_ij v_j."""
+    """Each token's weighted average over itself and those before it: h_i = sum_j w_ij v_j."""
 
     def __init__(self, n_embd: int, n_head: int, rngs: nnx.Rngs, project: bool = False):
         self.n_head = n_head
@@ -103,8 +113,8 @@ class SelfAttention(nnx.Module):
         )
         scores = product("bhtd,bhsd->bhts", q, k, jnp.float32)  # q @ k.T, (B, H, T, T)
         scores = scores / math.sqrt(D)  # by the head's width, not by C
-        not_ahead = jnp.tril(jnp.ones((T, T), bool))
-        weights = jax.nn.softmax(jnp.where(not_ahead, scores, -jnp.inf))  # each row: positive, sums to 1
+        causal = jnp.tril(jnp.ones((T, T), bool))
+        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))  # each row: positive, sums to 1
         h = product("bhts,bhsd->bhtd", weights.astype(v.dtype), v, v.dtype)  # weights @ v
         h = h.swapaxes(1, 2).reshape(B, T, C)  # the heads side by side
         return h if self.proj is None else self.proj(h)
@@ -112,6 +122,8 @@ class SelfAttention(nnx.Module):
 
 class Head(Rung):
     """Rung 2. Characters become vectors with a position, one head of attention mixes them."""
+
+    sizes: ClassVar = ("n_embd",)
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         C = config.n_embd
@@ -121,7 +133,7 @@ class Head(Rung):
         self.lm_head = TorchLinear(C, config.vocab_size, rngs, dtype=jnp.float32)
         self.add_body(config, rngs)
 
-    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def forward(self, tokens: jax.Array) -> jax.Array:
         x = self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))  # (B, T) -> (B, T, C)
         return self.lm_head(self.body(x))  # (B, T, V)
 
@@ -133,14 +145,16 @@ class Head(Rung):
 
 
 class MultiHead(Head):
-    """Rung 3. The same width, cut into several heads that each look for something else."""
+    """Rung 3. The same width, split into several heads that each look for something else."""
+
+    sizes: ClassVar = ("n_head", "n_embd")
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         self.attn = SelfAttention(config.n_embd, config.n_head, rngs)
 
 
 class FeedForward(MultiHead):
-    """Rung 4. After the tokens have talked, each thinks on its own: a linear layer and a ReLU."""
+    """Rung 4. After attention, a linear layer and a ReLU for each token on its own."""
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         super().add_body(config, rngs)
@@ -151,7 +165,7 @@ class FeedForward(MultiHead):
 
 
 class Block(nnx.Module):
-    """Talk and think, each added to the residual stream; with `norm`, on a normalised copy of it."""
+    """Attention and the MLP, each added to the residual stream; with `norm`, on a normalised copy of it."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, norm: bool):
         C = config.n_embd
@@ -168,7 +182,9 @@ class Block(nnx.Module):
 
 
 class Blocks(Head):
-    """Rung 5. Three blocks on a residual stream; the thinking part four times wider."""
+    """Rung 5. Three blocks on a residual stream; the MLP four times wider."""
+
+    sizes: ClassVar = ("n_layer", "n_head", "n_embd")
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         self.h = nnx.List([Block(config, rngs, norm=False) for _ in range(config.n_layer)])
@@ -190,7 +206,7 @@ class LayerNormed(Blocks):
         return self.ln_f(super().body(x))
 
 
-RUNGS = {
+RUNGS: dict[str, type[Rung]] = {
     "bigram": Bigram,
     "head": Head,
     "multihead": MultiHead,

@@ -1,130 +1,257 @@
-"""Checkpoints, by Orbax: written in the background, the newest and the best kept.
+"""Checkpoints: trees of arrays under a step's number, written in the background; the newest and the best are kept.
 
-A checkpoint has three parts: `params` (the state's `weights`), `rest` (optimiser and counters), and `progress`,
-a small JSON object. To sample, only the first is read.
+    checkpoints/2000/params/            an item: a tree of arrays, as Orbax writes it
+    checkpoints/2000/progress/metadata  JSON, what the run tells of itself
+    checkpoints/2000/metrics/metrics    JSON, the validation loss
+
+A folder has a number for its name from the moment it is whole until it is about to be removed.
 """
 
+import concurrent.futures
 import contextlib
-import logging
+import errno
+import io
+import json
 import math
+import os
+import re
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+import numpy as np
 
 from jaxgpt.errors import UserError
-from jaxgpt.training.step import TrainState
+from jaxgpt.files import shown, write_atomically
+from jaxgpt.runs import arrays
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that a damaged file ends
+T = TypeVar("T")
+
+STEP = re.compile("0|[1-9][0-9]*")  # not `-1` or `6 (1)`, which are somebody else's
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is not whole
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ADVICE = {
+    **dict.fromkeys(FULL, "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "the folder is no longer there"),
+}
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`. Use as a context: leaving it waits for the last write."""
+    """The checkpoints in `folder`. As a context: leaving it waits for the last write.
 
-    def __init__(self, folder: Path):
-        def val_loss(metrics):
-            return metrics["val_loss"]
+    Args:
+        folder: made if it is not there.
+        read_only: the folder is neither made nor changed.
 
-        keep = [policies.LatestN(1), policies.BestN(get_metric_fn=val_loss, reverse=True, n=1)]
-        options = ocp.CheckpointManagerOptions(
-            best_fn=val_loss,
-            best_mode="min",
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-        )
-        self.folder = folder
-        with _damage_is_told(folder):
-            self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    Raises:
+        OSError: when the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, read_only: bool = False):
+        self.folder = Path(os.path.abspath(os.path.expanduser(folder)))
+        self.read_only = read_only
+        self._write: concurrent.futures.Future[None] | None = None
+        if not read_only:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._not_written(error) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, exception, *_) -> None:
-        with _failure_is_told(self.folder) if exception is None else contextlib.suppress(Exception):
-            self.manager.close()
+    def __exit__(self, kind, exception: BaseException | None, _) -> None:
+        try:
+            self.wait()
+        except OSError as failure:
+            if exception is None:
+                raise
+            exception.add_note(str(failure))
 
-    def save(self, state: TrainState, progress: dict[str, Any], val_loss: float = math.inf) -> None:
-        """Starts to write `state`; the least `val_loss` makes the best checkpoint, none is never the best."""
-        if math.isnan(val_loss):  # compares with nothing
-            val_loss = math.inf
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.weights),
-            rest=ocp.args.StandardSave(_rest(state)),
-            progress=ocp.args.JsonSave(progress),
-        )
-        with _failure_is_told(self.folder):
-            self.manager.save(int(state.step), args=items, metrics={"val_loss": val_loss}, force=True)
+    def save(self, step: int, items: dict[str, Any], progress: dict[str, Any], val_loss: float = math.inf) -> None:
+        """Begins to write a checkpoint, when the one before is written.
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, laid out as `like` (shapes are enough) on this machine's device."""
-        parts = self._read(
-            self._step("newest"),
-            params=ocp.args.StandardRestore(_on_device(like.weights)),
-            rest=ocp.args.StandardRestore(_on_device(_rest(like))),
-            progress=ocp.args.JsonRestore(),
-        )
-        return like._replace(**parts["rest"] | {_name_of_weights(like): parts["params"]}), parts["progress"]
+        Args:
+            step: its number; a checkpoint that has it already is replaced.
+            items: names to trees of arrays. They are copied at once, and their memory may be used again.
+            progress: what goes into JSON.
+            val_loss: the least makes the best checkpoint; infinity and NaN never do.
 
-    def restore_params(self, like: Any, which: str = "newest") -> tuple[Any, int]:
-        """The weights alone, and their step; `which` is "newest" or "best"."""
-        step = self._step(which)
-        return self._read(step, params=ocp.args.StandardRestore(_on_device(like)))["params"], step
+        Raises:
+            OSError: when the write before failed, in one line with the cause.
+        """
+        if self.read_only:
+            raise io.UnsupportedOperation("these checkpoints were opened to be read")
+        self.wait()
+        loss = math.inf if math.isnan(val_loss) else float(val_loss)
+        files = {"progress/metadata": json.dumps(progress), "metrics/metrics": json.dumps({"val_loss": loss})}
+        jax.copy_to_host_async(items)
+        self._write = arrays.in_thread(self._write_step, int(step), jax.tree.map(np.array, items), files)
 
-    def _step(self, which: str) -> int:
-        step = self.manager.best_step() if which == "best" else self.manager.latest_step()
-        if step is None:
-            raise UserError(f"{self.folder} has no checkpoint yet: train for longer, or choose another run")
-        return step
+    def wait(self) -> None:
+        """Until the last write is done. Raises `OSError`, once, if it failed."""
+        if self._write is not None:
+            concurrent.futures.wait([self._write])
+            write, self._write = self._write, None
+            write.result()
 
-    def _read(self, step: int, **items) -> dict[str, Any]:
-        with _damage_is_told(self.folder / str(step)):
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+    def verify(self, items: dict[str, Any]) -> None:
+        """Waits, then reads the newest checkpoint back. Raises `OSError` unless it holds `items` bit for bit."""
+        self.wait()
+        try:
+            step = self.newest()
+            read = self.restore(step, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), items))
+        except UserError as error:
+            raise OSError(str(error)) from error
+        if not all(jax.tree.leaves(jax.tree.map(_same_bits, items, read))):
+            raise OSError(f"the checkpoint {self._shown(step)} does not hold what was saved: the disk may be damaged")
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint. Raises `UserError` where there is none."""
+        return self._some_steps()[-1]
+
+    def best(self) -> int:
+        """The step of the checkpoint with the least validation loss; of several, or where none has one, the newest."""
+        while True:
+            steps = self._some_steps()
+            losses = {step: self._val_loss(step) for step in steps}
+            if steps == self._some_steps():  # otherwise one may have gone before its loss was read
+                return min(reversed(steps), key=lambda step: math.inf if losses[step] is None else losses[step])
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What was saved as `progress`. Raises as `restore`."""
+        path = self.folder / str(step) / "progress" / "metadata"
+        with self._told(step):
+            if not path.is_file():
+                raise FileNotFoundError(errno.ENOENT, "it has no progress")
+            return json.loads(path.read_bytes())
+
+    def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The items that `like` names, out of those of a checkpoint.
+
+        Args:
+            step: as from `newest` or `best`.
+            like: names to trees as they were saved, with `jax.ShapeDtypeStruct`s or arrays as leaves. Where a leaf
+                has a sharding, a `jax.Array` laid out so takes its place; where it has none, a numpy array.
+
+        Raises:
+            UserError: when it cannot be read, or its arrays have other shapes.
+            OSError: when there is too little memory.
+        """
+        with self._told(step):
+            return arrays.in_thread(self._read_step, step, like).result()
+
+    def read(self, which: str, work: Callable[[int], T]) -> T:
+        """`work(step)` for the "newest" or the "best" checkpoint: how to read a run that may be in training.
+
+        Where `work` raises `UserError` because another checkpoint has taken that one's place, it is called again.
+        """
+        find = {"newest": self.newest, "best": self.best}[which]
+        while True:
+            step = find()
+            try:
+                return work(step)
+            except UserError:
+                if find() == step:
+                    raise
+
+    def _steps(self) -> list[int]:
+        """In order. A link to a folder counts as the folder."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
+
+    def _some_steps(self) -> list[int]:
+        try:
+            steps = self._steps()
+        except FileNotFoundError:
+            steps = []
+        except OSError as error:
+            raise UserError(f"the checkpoints in {shown(self.folder)} cannot be read: {error.strerror}") from error
+        if not steps:
+            raise UserError(f"{shown(self.folder)} has no checkpoint yet: train for longer, or choose another run")
+        return steps
+
+    def _val_loss(self, step: int) -> float | None:
+        """None where it cannot be read."""
+        try:
+            return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())["val_loss"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    def _write_step(self, step: int, items: dict[str, Any], files: dict[str, str]) -> None:
+        unfinished = self.folder / f"{step}{UNFINISHED}"
+        try:
+            self._remove_unfinished()
+            unfinished.mkdir()
+            for name, tree in items.items():
+                arrays.write(unfinished / name, tree)
+            for name, text in files.items():
+                (unfinished / name).parent.mkdir()
+                write_atomically(unfinished / name, text.encode())
+            self._remove(step)
+            unfinished.rename(self.folder / str(step))
+            kept = {self.newest(), self.best()}
+            for old in self._steps():
+                if old not in kept and self._val_loss(old) is not None:
+                    self._remove(old)
+        except Exception as error:
+            _delete(unfinished)
+            raise self._not_written(error) from error
+
+    def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        return {name: arrays.read(self.folder / str(step) / name, tree) for name, tree in like.items()}
+
+    def _remove(self, step: int) -> None:
+        """Under another name, so that nobody takes what is left for a checkpoint. Of a link, only the link."""
+        with contextlib.suppress(OSError):  # what cannot be removed does no harm
+            _delete((self.folder / str(step)).rename(self.folder / f"{step}{UNFINISHED}-old"))
+
+    def _remove_unfinished(self) -> None:
+        """What writes that were killed have left."""
+        for path in self.folder.iterdir():
+            number, suffix, _ = path.name.partition(UNFINISHED)
+            if suffix and STEP.fullmatch(number):
+                _delete(path)
+
+    def _shown(self, step: int) -> str:
+        return shown(self.folder / str(step))
+
+    @contextlib.contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """Says why a checkpoint cannot be read, and which others there are."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"the checkpoint {self._shown(step)} is of another model: {error}") from error
+        except Exception as error:  # Orbax has none of its own for a file that is not as it wrote it
+            number, cause = arrays.cause(error)
+            if number == errno.ENOMEM:
+                raise OSError(f"the checkpoint {self._shown(step)} cannot be read: {cause}") from error
+            with contextlib.suppress(OSError):
+                if others := ", ".join(str(other) for other in self._steps() if other != step):
+                    cause += f" (there is also that of step {others})"
+            raise UserError(f"the checkpoint {self._shown(step)} cannot be read: {cause}") from error
+
+    def _not_written(self, error: Exception) -> OSError:
+        number, cause = arrays.cause(error)
+        advice, kept = f": {ADVICE[number]}" if number in ADVICE else "", ""
+        with contextlib.suppress(OSError):
+            if number in FULL:
+                cause += f", {shutil.disk_usage(self.folder).free / 2**20:,.0f} MiB free there"
+            if self._steps():
+                kept = "; the one before it is kept"
+        return OSError(f"a checkpoint could not be written to {shown(self.folder)} ({cause}){advice}{kept}")
 
 
-@contextlib.contextmanager
-def _failure_is_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of the write that is begun, or of the one before it
-        free = shutil.disk_usage(folder).free / 2**20
-        raise OSError(
-            f"a checkpoint could not be written to {folder} ({free:,.0f} MiB free there); the one before it is kept"
-        ) from error
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
-@contextlib.contextmanager
-def _damage_is_told(folder: Path) -> Iterator[None]:
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    except Exception as error:  # Orbax has no exception of its own for a file that is not as it wrote it
-        # The hook stays: what Orbax's threads leave half done would print tracebacks until the program ends.
-        raise UserError(
-            f"the checkpoint {folder} cannot be read, it seems damaged; "
-            "remove that folder to fall back on an earlier one, if there is one"
-        ) from error
-    sys.unraisablehook = hook
-
-
-def _name_of_weights(state: TrainState) -> str:
-    """The field that `state.weights` is."""
-    return "average" if state.average else "params"
-
-
-def _rest(state: TrainState) -> dict[str, Any]:
-    """All but the weights; without an average as it was before there could be one, so that old runs go on."""
-    rest = state._asdict() | {_name_of_weights(state): {}}
-    if not state.average:
-        del rest["average"]
-    return rest
-
-
-def _on_device(like: Any) -> Any:
-    """`like` as shapes and types, to be put on this machine's first device whatever device wrote them."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+def _same_bits(a: Any, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and np.asarray(a).tobytes() == b.tobytes()

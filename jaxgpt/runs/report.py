@@ -1,76 +1,166 @@
-"""What a person sees of a run: the console while it trains, the rows and the plot it leaves behind."""
+"""What a person sees of a run while it trains."""
 
-import io
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
 from rich.text import Text
 
+from jaxgpt.config import TrainConfig
+from jaxgpt.data import corpus
+from jaxgpt.device import backend
+from jaxgpt.device.sharding import Placement
+from jaxgpt.files import shown
+from jaxgpt.model import build
+
 PLAIN_SECONDS = 30  # between two progress lines where the output is no terminal
+LIVE_SECONDS = 0.2  # between two updates of a terminal's progress line
+BAR_WIDTH = 24
+LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a note
 
 
 class Report:
-    """Tells of a run on standard output: a live line in a terminal, plain lines elsewhere, or nothing."""
+    """Tells of a run on standard output: a live line in a terminal, plain lines elsewhere, or nothing.
+
+    A reader who goes away (`train.py | head`, a closed terminal) ends the report, not the run.
+    """
 
     def __init__(self, quiet: bool = False):
         self.console = Console(highlight=False, quiet=quiet, soft_wrap=True)
-        self._progress: Progress | None = None
+        self._live: Live | None = None
         self._last = time.monotonic()
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._clear()
+        self._try(self._stop_live)
 
     def banner(self, facts: dict[str, str]) -> None:
         """A few facts, one a line."""
         for name, value in facts.items():
-            self.console.print(Text(f"{name:>10}  ", style="bold").append(value, style="not bold"))
-        self.console.print()
+            self._print(Text(f"{name:>10}  ", style="bold").append(value, style="not bold"))
+        self._print(Text())
 
     def note(self, text: str) -> None:
-        self.console.print(Text(text))
+        self._print(Text(text))
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
-        """The progress line: step, loss, speed, time left."""
-        left = duration((max_steps - row["step"]) * row["step_seconds"])
-        line = f"loss {row['train_loss']:.4f}  {row['tokens_per_second']:,.0f} tokens/s  {left} left"
-        if self.console.is_terminal and not self.console.quiet:
-            if self._progress is None:
-                columns = (
-                    TextColumn("step {task.completed}/{task.total}"),
-                    BarColumn(24),
-                    TextColumn("{task.description}"),
-                )
-                self._progress = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
-                self._progress.add_task("", total=max_steps)
-                self._progress.start()
-            self._progress.update(self._progress.task_ids[0], completed=row["step"], description=line)
-            if time.monotonic() - self._last > 0.2:
-                self._progress.refresh()
-                self._last = time.monotonic()
-        elif time.monotonic() - self._last > PLAIN_SECONDS:
-            self.console.print(f"step {row['step']}/{max_steps}  {line}", markup=False)
-            self._last = time.monotonic()
+        """The progress line."""
+        now, terminal = time.monotonic(), self.console.is_terminal
+        if now - self._last <= (LIVE_SECONDS if terminal else PLAIN_SECONDS):
+            return
+        self._last = now
+        parts = progress_parts(row, max_steps)
+        if terminal and not self.console.quiet:
+            self._try(lambda: self._show(progress_line(parts, row["step"] / max_steps, self.console.width)))
+        else:
+            self._print(Text("  ".join(parts)))
 
     def evaluation(self, step: int, train_loss: float, val_loss: float, best: bool, sample: str) -> None:
         """Both losses, and a few lines of what the model writes."""
         line = Text(f"step {step:>5}  train loss {train_loss:.4f}  val loss ")
-        self.console.print(line.append(f"{val_loss:.4f}", style="bold green" if best else "bold"))
+        self._print(line.append(f"{val_loss:.4f}", style="bold green" if best else "bold"))
         if sample:
             lines = [line for line in sample.strip("\n").split("\n") if line.strip()][:4]
-            self.console.print(Text("\n".join(f"    │ {line}" for line in lines), style="dim"))
+            self._print(Text("\n".join(f"    │ {line}" for line in lines), style="dim"))
         self._last = time.monotonic()
 
-    def _clear(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+    def _show(self, line: Text) -> None:
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _print(self, text: Text) -> None:
+        encoding = self.console.encoding
+        text.plain = text.plain.encode(encoding, "replace").decode(encoding)  # what a console cannot show becomes "?"
+        self._try(lambda: self.console.print(text))
+
+    def _try(self, write) -> None:
+        if self.console.quiet:
+            return
+        try:
+            write()
+        except (OSError, ValueError):  # nobody reads any more: a closed pipe, terminal or file
+            self.console.quiet = True
+
+
+def progress_parts(row: dict[str, Any], max_steps: int) -> list[str]:
+    """What a progress line tells, the most important first."""
+    left = duration((max_steps - row["step"]) * row["step_seconds"])
+    return [
+        f"step {row['step']}/{max_steps}",
+        f"loss {row['train_loss']:.4f}",
+        f"{left} left",
+        f"{row['tokens_per_second']:,.0f} tokens/s",
+    ]
+
+
+def progress_line(parts: list[str], done: float, width: int) -> Text:
+    """As many of the parts as are whole within `width` columns, and a bar if there is room."""
+    line = Text(parts[0])
+    rest = ""
+    for part in parts[1:]:
+        if len(line) + len(rest) + len(part) + 2 < width:
+            rest += f"  {part}"
+    if len(line) + len(rest) + BAR_WIDTH + 2 < width:
+        filled = round(BAR_WIDTH * done)
+        line.append("  ").append("━" * filled, style="bold").append("━" * (BAR_WIDTH - filled), style="dim")
+    return line.append(rest)
+
+
+def facts(config: TrainConfig, path: Path, placement: Placement, dtype: str, unit: str, sizes: tuple[int, int]):
+    """What is about to run, and on what, for `Report.banner`.
+
+    Args:
+        dtype: the type of the products, and why.
+        unit: what a token is.
+        sizes: tokens of the training and of the validation split.
+    """
+    c, m = config, config.model
+    shape = ", ".join(_size(name, getattr(m, name)) for name in build.architecture(m).sizes)
+    model = f"{m.architecture}, {count(build.n_params(m), 'parameter')}"
+    train, val = sizes
+    return {
+        "device": backend.describe(placement.mesh.devices.flat[0]),
+        "dtype": dtype,
+        "model": f"{model}: {shape}" if shape else model,
+        "data": f"{corpus.describe(c.data)}: {count(train, unit)} to train on, {val:,} to validate, "
+        f"{m.vocab_size:,} different ones",
+        "step": f"{count(c.batch_size * m.block_size, 'token')}: {_shares(c, placement)}",
+        "run": f"{shown(path)}, {count(c.max_steps, 'step')}",
+    }
+
+
+def _size(name: str, value: int) -> str:
+    words = {"n_layer": "layer", "n_head": "head"}
+    return count(value, words[name]) if name in words else f"{value} wide"
+
+
+def _shares(config: TrainConfig, placement: Placement) -> str:
+    """How the windows of a batch are worked through."""
+    n, all_devices = placement.mesh.size, jax.local_device_count()
+    unit = "core" if placement.platform == "cpu" else "device"
+    at_a_time = config.batch_size // n // placement.micro_batches
+    words = f"{count(config.batch_size, 'window')} of {config.model.block_size}, {at_a_time} at a time"
+    if n > 1:
+        words += f" on each of {n} {unit}s"
+    if n < all_devices and placement.platform != "cpu":
+        words += f" ({all_devices - n} of {all_devices} devices are idle: they cannot share the windows equally)"
+    return words
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -83,30 +173,27 @@ def duration(seconds: float) -> str:
     return f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Makes the metrics.jsonl of the run in `path` hold these rows."""
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+def long_run(seconds: float, step_seconds: float) -> str:
+    """A note for a CPU on which a run takes long."""
+    return (
+        f"at {step_seconds:.1f} s a step, as the first ones took, this run needs {duration(seconds)} on this CPU; "
+        "the preset speedrun is done in a minute or so\n"
+    )
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds a row to the metrics.jsonl of the run in `path`."""
-    with (path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def other_dropout(before: tuple[int, int], now: tuple[int, int]) -> str:
+    """A note for a run that goes on with other numbers of devices and of micro-batches."""
+    was, is_ = (
+        f"{count(devices, 'device')} with {count(parts, 'micro-batch', 'micro-batches')}"
+        for devices, parts in (before, now)
+    )
+    return f"a batch is shared among {is_} each, and was among {was}: dropout is another one from here on\n"
 
 
-def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draws the losses of a run against its steps, as a PNG."""
-    from matplotlib.figure import Figure  # half a second to import, and only needed now and then
-
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    batches = [(row["step"], row["train_loss"]) for row in rows if "train_loss" in row]
-    evals = [(row["step"], row["val_loss"]) for row in rows if "val_loss" in row]
-    axes.plot(*zip(*batches, strict=True), color="#9ecae1", linewidth=0.8, label="training batch")
-    axes.plot(*zip(*evals, strict=True), color="#08519c", marker="o", markersize=3, label="validation")
-    axes.set(title=title, xlabel="step", ylabel="loss (nats a token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    path.write_bytes(picture.getvalue())
+def result(config: TrainConfig, seconds: float, best_val_loss: float, best_step: int, final_val_loss: float) -> str:
+    """How a run ended."""
+    return (
+        f"\n{count(config.max_steps, 'step')} in {duration(seconds)}. "
+        f"Best val loss {best_val_loss:.4f}, after step {best_step}.\n"
+        f"Loss over the whole validation split, after the last step: {final_val_loss:.4f}.\n"
+    )

@@ -1,84 +1,87 @@
-"""A run is a folder that a person can read: config, tokenizer, metrics, the plot, the checkpoints.
+"""A trained model with all that belongs to it, and how it is loaded from its folder."""
 
-runs/cpu/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/
-"""
-
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
+import numpy as np
 
-from jaxgpt.device import backend
-from jaxgpt import config, sampling
-from jaxgpt.training import step as trainer
+from jaxgpt import config as configs
+from jaxgpt import sampling
 from jaxgpt.config import TrainConfig
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.device import sharding
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT
-from jaxgpt.data.tokenizer import CharTokenizer
+from jaxgpt.fields import suggest
+from jaxgpt.files import shown
+from jaxgpt.model import build
+from jaxgpt.model.protocol import LanguageModel
+from jaxgpt.runs.checkpoints import Checkpoints
+from jaxgpt.runs.folder import RunFolder, newest
 
-RUNS = Path("runs")
+MAY_CHANGE = ("max_steps", "data")  # of a run's config, between two stretches of training
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A trained model with all that belongs to it. From `jaxgpt.train`, `jaxgpt.resume` or `jaxgpt.load`."""
 
     path: Path
     config: TrainConfig
-    tokenizer: CharTokenizer
-    model: GPT
+    tokenizer: Tokenizer
+    model: LanguageModel
     step: int
     """Updates that the weights have seen."""
+
+    def __repr__(self) -> str:
+        size = build.n_params(self.config.model)
+        return f"<Run {shown(self.path)}: {self.config.model.architecture}, {size:,} parameters, step {self.step}>"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl."""
-        return read_metrics(self.path)
+        return RunFolder(self.path).rows()
 
     def stream(
-        self,
-        prompt: str | None = None,
-        tokens: int = 500,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 0,
-        samples: int = 1,
+        self, prompt: str | None = None, tokens: int = 500, *, seed: int = 0, samples: int = 1, **sampler: Any
     ) -> Iterator[list[str]]:
         """Continues `prompt` and yields the new text piece by piece, one string for each of `samples`.
 
         Args:
             prompt: what to continue; None is the tokenizer's `start`, a line break where the text has them.
-            tokens: how many to write; more than `block_size` is fine.
-            temperature, top_k, top_p, min_p: see `sampling.Sampler`.
+            tokens: how many to draw; more than `block_size` is fine.
             seed: the same seed gives the same text.
-            samples: continuations to write side by side; sample i does not depend on their number.
+            samples: continuations to draw side by side; sample i does not depend on their number.
+            sampler: `temperature`, `top_k`, `top_p`, `min_p`: see `sampling.Sampler`. None switches one off.
 
         Raises:
-            UserError: for a prompt that is empty or has a character the tokenizer lacks, or an
-                impossible number.
+            UserError: for a prompt that is empty or that the tokenizer cannot encode, or an impossible number.
         """
-        sampler = sampling.Sampler(temperature, top_k, top_p, min_p).check()
+        how = _sampler(sampler)
         prompt = self.tokenizer.start if prompt is None else prompt
         if not prompt:
-            raise UserError("the prompt is empty: leave it out to start from a line break")
-        if tokens < 1 or samples < 1:
-            raise UserError(f"tokens and samples must be 1 or more, not {tokens} and {samples}")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed must be from 0 to 2**32 - 1, not {seed}")
+            raise UserError("the `prompt` is empty: leave it out to start from a line break")
+        for name, value, most in (("tokens", tokens, None), ("samples", samples, None), ("seed", seed, 2**32 - 1)):
+            _check_whole(name, value, 0 if name == "seed" else 1, most)
         ids = self.tokenizer.encode(prompt)
-        pieces = sampling.stream(self.model, ids, tokens, seed, sampler, samples)
-        return ([self.tokenizer.decode(row) for row in piece] for piece in pieces)
+        return self._decoded(sampling.stream(self.model, ids, int(tokens), int(seed), how, int(samples)), int(samples))
+
+    def _decoded(self, pieces: Iterator[np.ndarray], samples: int) -> Iterator[list[str]]:
+        decoders = [self.tokenizer.decoder() for _ in range(samples)]
+        for piece in pieces:
+            yield [decoder.decode(row) for decoder, row in zip(decoders, piece, strict=True)]
+        rest = [decoder.flush() for decoder in decoders]
+        if any(rest):
+            yield rest
 
     def generate(self, prompt: str | None = None, tokens: int = 500, **how: Any) -> str:
         """`prompt` and its continuation as one string; `how` as in `stream`."""
-        return self.samples(prompt, tokens, **how, samples=1)[0]
+        if how.pop("samples", 1) != 1:
+            raise UserError("generate writes one text: call run.samples(...) for several")
+        return self.samples(prompt, tokens, samples=1, **how)[0]
 
     def samples(self, prompt: str | None = None, tokens: int = 500, *, samples: int = 3, **how: Any) -> list[str]:
         """Several continuations side by side, each with the prompt before it; `how` as in `stream`."""
@@ -86,8 +89,22 @@ class Run:
         return [(prompt or "") + "".join(texts) for texts in pieces]
 
 
-def load(path: str | Path | None = None, which: str = "newest") -> Run:
-    """Reads a run's folder.
+def _sampler(fields: dict[str, Any]) -> sampling.Sampler:
+    if unknown := [name for name in fields if name not in sampling.Sampler._fields]:
+        names = ("prompt", "tokens", "seed", "samples", *sampling.Sampler._fields)
+        raise UserError("; ".join(f"sampling has no {suggest(name, names)}" for name in unknown))
+    return sampling.Sampler(**{name: value for name, value in fields.items() if value is not None}).check()
+
+
+def _check_whole(name: str, value: Any, least: int, most: int | None) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise UserError(f"`{name}` must be a whole number, {bounds}, not {value!r}")
+
+
+def load(path: str | PathLike[str] | None = None, which: str = "newest") -> Run:
+    """Reads a run's folder, onto one device.
 
     Args:
         path: the folder; None takes the newest below `runs/`.
@@ -96,81 +113,32 @@ def load(path: str | Path | None = None, which: str = "newest") -> Run:
     Raises:
         UserError: for a folder that is not a run, one without a checkpoint, a damaged one.
     """
-    from jaxgpt.runs.checkpoints import Checkpoints
-
-    backend.setup()
     if which not in ("newest", "best"):
         raise UserError(f"the checkpoint is 'newest' or 'best', not {which!r}")
-    path = newest() if path is None else Path(path)
-    train_config, tokenizer = read(path)
-    like = jax.eval_shape(lambda: trainer.init_params(train_config.model, 0))
-    if not (path / "checkpoints").is_dir():
-        raise UserError(f"{path} has no checkpoint yet: train for longer, or choose another run")
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        params, step = checkpoints.restore_params(like, which)
-    model = nnx.merge(trainer.graph(train_config.model), params)
-    return Run(path, train_config, tokenizer, model, step)
+    folder = newest() if path is None else RunFolder(path)
+    config, tokenizer = folder.read()
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+        step, params = checkpoints.read(which, lambda step: (step, _read_params(checkpoints, step, folder, config)))
+    return Run(folder.path, config, tokenizer, build.merge(config.model, params), step)
 
 
-def read(path: Path) -> tuple[TrainConfig, CharTokenizer]:
-    """The config and the tokenizer of the run in `path`."""
-    if not (path / "config.json").is_file():
-        others = ", ".join(str(p) for p in sorted(_runs())) or "none yet; python train.py makes one"
-        raise UserError(f"{path} is not a run: it has no config.json (runs here: {others})")
-    try:
-        train_config = config.validate(config.from_dict(json.loads((path / "config.json").read_text("utf-8"))))
-    except (UserError, ValueError) as error:
-        raise UserError(f"{path / 'config.json'} is damaged: {error}") from error
-    return train_config, CharTokenizer.load(path / "tokenizer.json")
+def _read_params(checkpoints: Checkpoints, step: int, folder: RunFolder, config: TrainConfig) -> Any:
+    """The weights that a run is sampled from."""
+    progress = checkpoints.progress(step)
+    check_unchanged(folder, config, progress)
+    item = progress.get("eval_item", "params")
+    one_device = sharding.place(jax.local_devices()[:1]).state
+    shapes = build.abstract_params(config.model)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes)
+    return checkpoints.restore(step, {item: like})[item]
 
 
-def create(path: Path | None, train_config: TrainConfig, tokenizer: CharTokenizer) -> Path:
-    """Makes the folder of a new run; without a `path`, `runs/PRESET`, or -2, -3 ... where that is taken."""
-    if path is None:
-        path = free_name(train_config.preset)
-    elif path.exists():
-        raise UserError(f"{path} exists and is not overwritten: choose another --out, or --resume it")
-    path.mkdir(parents=True)
-    write_config(path, train_config)
-    tokenizer.save(path / "tokenizer.json")
-    (path / "metrics.jsonl").touch()
-    return path
-
-
-def free_name(name: str) -> Path:
-    """`runs/NAME`, or `runs/NAME-2` and so on where that is taken."""
-    path, n = RUNS / name, 2
-    while path.exists():
-        path, n = RUNS / f"{name}-{n}", n + 1
-    return path
-
-
-def write_config(path: Path, train_config: TrainConfig) -> None:
-    (path / "config.json").write_text(json.dumps(config.to_dict(train_config), indent=2) + "\n", "utf-8")
-
-
-def newest(preset: str | None = None) -> Path:
-    """The folder below `runs/` that was trained last, of any preset or of one."""
-    found = [path for path in _runs() if preset is None or read(path)[0].preset == preset]
-    if not found:
-        of = "" if preset is None else f" of preset {preset!r}"
-        raise UserError(f"there is no run{of} in {RUNS}/ yet: python train.py makes one")
-    return max(found, key=lambda path: (path / "metrics.jsonl").stat().st_mtime)
-
-
-def _runs() -> list[Path]:
-    return [p.parent for p in RUNS.glob("*/config.json") if (p.parent / "metrics.jsonl").is_file()]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; none from a line on that was cut off or damaged."""
-    rows: list[dict[str, Any]] = []
-    if not (path / "metrics.jsonl").is_file():
-        return rows
-    for line in (path / "metrics.jsonl").read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            rows.append({"step": row["step"]} | row)
-        except (ValueError, TypeError, KeyError):
-            break
-    return rows
+def check_unchanged(folder: RunFolder, config: TrainConfig, progress: dict[str, Any]) -> None:
+    """Raises `UserError` if `config` is not the one that the checkpoint with this `progress` was trained with."""
+    if "config" not in progress:  # format 1
+        return
+    before, now = configs.flat(configs.from_dict(progress["config"])), configs.flat(config)
+    changed = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE]
+    if changed:
+        was = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed)
+        raise UserError(f"{shown(folder.config)} was changed since the checkpoint: {was}; change it back")

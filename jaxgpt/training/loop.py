@@ -1,340 +1,268 @@
-"""A run from start to end: `train` begins one, `resume` goes on with one, both return a `Run`.
-
-The loop and what it does beside training: evaluate, sample, log, save, stop when asked to.
-"""
+"""The loop around the step: evaluate, sample, log, save, stop when asked to."""
 
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from jaxgpt import config as configs
 from jaxgpt import sampling
-from jaxgpt.config import TrainConfig, override, validate
+from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches, corpus
-from jaxgpt.data.tokenizer import CharTokenizer
-from jaxgpt.device import backend, precision, sharding
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.device import precision, sharding
 from jaxgpt.errors import UserError
-from jaxgpt.runs import report, run
+from jaxgpt.files import reason
+from jaxgpt.model import build
+from jaxgpt.runs import report as reports
 from jaxgpt.runs.checkpoints import Checkpoints
-from jaxgpt.runs.report import duration
-from jaxgpt.runs.run import Run
-from jaxgpt.training import step as trainer
-from jaxgpt.training.signals import StopRequest
+from jaxgpt.runs.folder import RunFolder
+from jaxgpt.runs.plot import plot
+from jaxgpt.runs.run import Run, check_unchanged
+from jaxgpt.training import feed, items, step
+from jaxgpt.training.evaluation import make_evaluate
+from jaxgpt.training.pacer import Pacer
+from jaxgpt.training.signals import Interrupted, StopRequest
+from jaxgpt.training.step import Metrics, TrainState
 
 MAX_SKIPPED = 25  # updates in a row with a gradient that is not finite, before a run gives up
-CALL_SECONDS = 0.1  # that one call may take: less than Ctrl-C may wait, more than Python needs for it
-TIMED_STEPS = 3  # before a run can say how long it will take
-LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a word
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop (Ctrl-C, SIGTERM), has saved itself, and can be resumed."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal_number = signal_number
 
 
 class Diverged(RuntimeError):
-    """The gradients stopped being finite numbers; the last good checkpoint is kept."""
-
-
-def train(config: TrainConfig, *, out: str | Path | None = None, quiet: bool = False) -> Run:
-    """Trains a model from scratch, in a new folder.
-
-    Args:
-        config: the recipe, as from `jaxgpt.preset`.
-        out: the folder to make; None makes `runs/PRESET`, or the next free name after it.
-        quiet: print nothing.
-
-    Raises:
-        UserError: for a config that cannot be run, data that cannot be read, a folder that exists.
-        Interrupted: after Ctrl-C or SIGTERM, when the run is saved.
-        Diverged: when the gradient is not finite `MAX_SKIPPED` times in a row.
-    """
-    backend.setup()
-    validate(config)
-    out = None if out is None else Path(out)
-    if out is not None and out.exists():  # said before the text is fetched
-        raise UserError(f"{out} exists and is not overwritten: choose another --out, or --resume it")
-    text = corpus.load(config.data)
-    tokenizer = CharTokenizer.train(text)
-    if config.model.vocab_size not in (0, tokenizer.vocab_size):
-        raise UserError(f"vocab_size is {config.model.vocab_size}, but the text has {tokenizer.vocab_size} characters")
-    config = override(config, vocab_size=tokenizer.vocab_size)
-    tokens = tokenizer.encode(text)
-    _check_length(tokens, config)
-    return _Fit(run.create(out, config, tokenizer), config, tokenizer, tokens, quiet).from_scratch()
-
-
-def resume(path: str | Path, *, max_steps: int | None = None, quiet: bool = False) -> Run:
-    """Goes on with an interrupted run, bit for bit as if it had never stopped.
-
-    Args:
-        path: the run's folder.
-        max_steps: a new end, to train a finished run for longer; None keeps the run's own. Under the
-            cosine schedule the step size follows the new curve from here on.
-        quiet: print nothing.
-
-    Raises:
-        UserError, Interrupted, Diverged: as `train`; and UserError when the run has reached its end or
-            its text has changed.
-    """
-    backend.setup()
-    path = Path(path)
-    config, tokenizer = run.read(path)
-    config = validate(config if max_steps is None else override(config, max_steps=max_steps))
-    text = corpus.load(config.data)
-    try:
-        tokens = tokenizer.encode(text)
-    except UserError as error:  # a character that the run has never seen
-        raise UserError(_changed(config, path)) from error
-    _check_length(tokens, config)
-    return _Fit(path, config, tokenizer, tokens, quiet).from_checkpoint()
-
-
-def _changed(config: TrainConfig, path: Path) -> str:
-    return f"{config.data} is no longer the text that {path} was trained on"
-
-
-def _check_length(tokens: np.ndarray, config: TrainConfig) -> None:
-    """The validation split, the smaller one, must hold a window and the target of its last token."""
-    shortest, block_size = min(map(len, batches.split(tokens))), config.model.block_size
-    if shortest <= block_size:
-        raise UserError(
-            f"the text is too short: of its {len(tokens)} characters {shortest} are for validation, and a window "
-            f"of block_size {block_size} needs {block_size + 1}; take more text or a smaller --block-size"
-        )
+    """The gradients stopped being finite numbers; a checkpoint from before that, if there is one, is kept."""
 
 
 class Progress(NamedTuple):
-    """What a checkpoint tells of its run, beside the state."""
+    """What a checkpoint tells of its run, beside the arrays."""
 
     data_sha256: str
     seconds: float = 0.0
     best_val_loss: float = float("inf")
     best_step: int = 0
+    # From here on with defaults that checkpoints of format 1 have, which tell nothing of it.
+    format: int = 1
+    eval_item: str = "params"
+    config: dict[str, Any] | None = None
+    devices: int = 0
+    micro_batches: int = 0
 
 
-class _Fit:
-    """One run in the making: its compiled functions, its files, and what is said of it."""
+def text_changed(config: TrainConfig, folder: RunFolder) -> str:
+    """What to say when a run is resumed on another text."""
+    return f"{corpus.describe(config.data)} is no longer the text that {folder} was trained on"
 
-    def __init__(self, path: Path, config: TrainConfig, tokenizer: CharTokenizer, tokens: np.ndarray, quiet: bool):
-        self.path, self.config, self.tokenizer = path, config, tokenizer
-        self.device = jax.devices()[0]
-        self.dtype, self.dtype_reason = precision.choose(config.dtype, self.device)
-        self.mesh = trainer.make_mesh(config)
-        self.everywhere = sharding.replicated(self.mesh)
-        # Both splits are parts of one array in an evaluation, which is compiled once then.
-        self.sizes = {name: len(part) for name, part in zip(("train", "val"), batches.split(tokens), strict=True)}
-        self.tokens, self.train_tokens = jax.device_put((tokens, tokens[: self.sizes["train"]]), self.everywhere)
-        # While weights are drawn and the first evaluation is compiled and run.
-        self.train_steps = ThreadPoolExecutor(1).submit(
-            trainer.compile_train_steps, config, self.dtype, self.mesh, self.train_tokens
-        )
-        self.evaluate = trainer.make_evaluate(config, self.dtype, self.mesh)
-        self.report = report.Report(quiet)
-        self.progress = Progress(hashlib.sha256(tokens.tobytes()).hexdigest())
+
+class Loop:
+    """One run in the making."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        tokens: np.ndarray,
+        quiet: bool,
+        stop: StopRequest | None,
+    ):
+        self.folder, self.config, self.tokenizer = folder, config, tokenizer
+        self.train_tokens, self.val_tokens = batches.split(tokens)
+        self.placement = step.placement(config)
+        self.dtype, self.dtype_reason = precision.choose(config.dtype, self.placement.mesh.devices.flat[0])
+        self.evaluate = make_evaluate(config, self.dtype, self.placement)
+        self.report = reports.Report(quiet)
+        self.stop = StopRequest(quiet=quiet) if stop is None else stop
+        self.pacer = Pacer(config)
         self.rows: list[dict[str, Any]] = []
-        self.began = time.monotonic()
+        self.began, self.warned = time.monotonic(), False
+        self.progress = Progress(
+            hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest(),
+            format=items.FORMAT,
+            eval_item="ema_params" if config.ema_decay else "params",
+            config=configs.to_dict(config),
+            devices=self.placement.mesh.size,
+            micro_batches=self.placement.micro_batches,
+        )
 
-    def init_state(self) -> trainer.TrainState:
-        return trainer.init_state(self.config, self.dtype)
-
-    def from_scratch(self) -> Run:
-        with Checkpoints(self.path / "checkpoints") as checkpoints:
-            quickly = {"xla_backend_optimization_level": 0}  # compiled, for it runs but once
-            state = jax.jit(self.init_state, out_shardings=self.everywhere, compiler_options=quickly)()
-            self.banner(state)
-            return self.run(state, checkpoints)
+    def from_scratch(self, remark: str | None) -> Run:
+        with Checkpoints(self.folder.checkpoints) as checkpoints:
+            train_steps = self.compile()
+            self.banner()
+            if remark:
+                self.report.note(f"{remark}\n")
+            # It runs once: to be compiled quickly is worth more than to run quickly.
+            options = {"xla_backend_optimization_level": 0}
+            init = jax.jit(self.init_state, out_shardings=self.placement.state, compiler_options=options)
+            return self.run(init(), 0, train_steps, checkpoints)
 
     def from_checkpoint(self) -> Run:
-        with Checkpoints(self.path / "checkpoints") as checkpoints:
-            state, progress = checkpoints.restore(jax.eval_shape(self.init_state))
-            state = jax.device_put(state, self.everywhere)
-            progress, step = Progress(**progress), int(state.step)
-            if progress.data_sha256 != self.progress.data_sha256:
-                raise UserError(_changed(self.config, self.path))
-            if step >= self.config.max_steps:
-                raise UserError(f"{self.path} has done its {step} steps; to go on, give a larger --max-steps")
-            self.progress = progress
-            self.began -= progress.seconds
-            self.rows = [row for row in run.read_metrics(self.path) if row["step"] <= step]
-            self.banner(state)
-            self.report.note(f"going on after step {step}\n")
-            return self.run(state, checkpoints)
+        with Checkpoints(self.folder.checkpoints) as checkpoints:
+            at = checkpoints.newest()
+            saved = checkpoints.progress(at)
+            check_unchanged(self.folder, self.config, saved)
+            saved = Progress(**saved)
+            if saved.data_sha256 != self.progress.data_sha256:
+                raise UserError(text_changed(self.config, self.folder))
+            if at >= self.config.max_steps:
+                done = reports.count(at, "step")
+                raise UserError(f"{self.folder} has done its {done}; to go on, give a larger `max_steps`")
+            train_steps = self.compile()
+            like = items.of_state(step.abstract_state(self.config, self.dtype, self.placement), saved.format)
+            state = items.to_state(checkpoints.restore(at, like), saved.format)
+            self.began -= saved.seconds
+            self.progress = self.progress._replace(best_val_loss=saved.best_val_loss, best_step=saved.best_step)
+            self.rows = [row for row in self.folder.rows() if row["step"] <= at]
+            self.folder.write_rows(self.rows)
+            self.folder.write_config(self.config)  # max_steps or data may be new
+            self.banner()
+            self.report.note(f"going on after step {at}\n")
+            self.note_other_devices(saved)
+            return self.run(state, at, train_steps, checkpoints)
 
-    def run(self, state: trainer.TrainState, checkpoints: Checkpoints) -> Run:
-        report.write_rows(self.path, self.rows)
-        run.write_config(self.path, self.config)  # max_steps may be new
-        with self.report, StopRequest() as stop:
-            state = self.loop(state, checkpoints, stop)
-        self.farewell()
-        return Run(self.path, self.config, self.tokenizer, self.model(state), int(state.step))
+    def init_state(self) -> TrainState:
+        return step.init_state(self.config, self.dtype)
 
-    def loop(self, state: trainer.TrainState, checkpoints: Checkpoints, stop: StopRequest) -> trainer.TrainState:
-        step, last = int(state.step), self.config.max_steps
-        self.first, self.at_once, self.warned = step, 1, False
-        if step == 0:
-            self.add_row({"step": 0}, self.evaluation(state, 0))
-        train_steps = self.train_steps.result()
+    def compile(self) -> Future[feed.TrainSteps]:
+        """Begins to, while weights are drawn or read and the first evaluation is compiled and run."""
+        compile = (feed.compile_train_steps, self.config, self.dtype, self.placement, self.train_tokens)
+        return ThreadPoolExecutor(1).submit(*compile)
+
+    def run(self, state: TrainState, at: int, train_steps: Future[feed.TrainSteps], checkpoints: Checkpoints) -> Run:
+        """From step `at` to the end."""
+        with self.report, self.stop:
+            if at == 0:
+                self.add_row({"step": 0} | self.evaluation(state, 0))
+            state = self.train(state, at, train_steps.result(), checkpoints)
+            checkpoints.verify(items.of_state(state))
+        p, last = self.progress, self.rows[-1]["final_val_loss"]
+        self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, last))
+        return Run(self.folder.path, self.config, self.tokenizer, self.model(state), self.config.max_steps)
+
+    def train(self, state: TrainState, at: int, train_steps: feed.TrainSteps, checkpoints: Checkpoints) -> TrainState:
+        last = self.config.max_steps
         fresh, pending = True, None
-        while step < last:
-            n = self.steps_to_go(step)
-            state, metrics = train_steps(state, self.train_tokens, np.int32(n))
+        while at < last:
+            n = self.pacer.steps_to_go(at)
+            state, metrics = train_steps(state, at, n)
             if fresh:  # the first call after a pause is slower, and its time is no step's
-                self.clock, fresh = Clock(step), False
+                self.pacer.restart(at)
+                fresh = False
             if pending is not None:  # a call late, so that the device never waits for Python
-                self.add_row(self.row(*pending), {})
-            step, pending = step + n, (step + n, metrics)
-            evaluate = step % self.config.eval_interval == 0 or step == last
-            if not (evaluate or stop.signal_number):
+                self.add_row(self.row(*pending))
+            at, pending = at + n, (at + n, metrics)
+            evaluate = at % self.config.eval_interval == 0 or at == last
+            if not (evaluate or self.stop.signal_number):
                 continue
             row = self.row(*pending)
-            losses = self.evaluation(state, step) if evaluate else {}
-            self.add_row(row, losses)
-            self.save(checkpoints, state, losses)
+            losses = self.evaluation(state, at) if evaluate else {}
+            self.add_row(row | losses)
+            self.save(checkpoints, state, at, losses.get("val_loss", float("inf")))
             fresh, pending = True, None
-            if stop.signal_number and step < last:
-                self.interrupted(step, stop.signal_number)
+            if self.stop.signal_number and at < last:
+                checkpoints.verify(items.of_state(state))
+                raise Interrupted(f"stopped and saved after step {at}, in {self.folder}", self.stop.signal_number)
         return state
 
-    def steps_to_go(self, step: int) -> int:
-        """How many updates the next call makes: up to the next row, evaluation, or end, but none that takes long."""
-        c = self.config
-        intervals = (c.log_interval, c.eval_interval)
-        return min(self.at_once, c.max_steps - step, *(interval - step % interval for interval in intervals))
-
-    def save(self, checkpoints: Checkpoints, state: trainer.TrainState, losses: dict[str, float]) -> None:
-        self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
-        checkpoints.save(state, self.progress._asdict(), losses.get("val_loss", float("inf")))
-        report.plot(self.rows, f"{self.path.name}: {self.config.data}", self.path / "loss.png")
-
-    def row(self, step: int, metrics: trainer.Metrics) -> dict[str, Any]:
-        """The row of metrics.jsonl for an update; waits until the device has done it."""
-        loss, grad_norm, learning_rate, loss_scale, skipped, in_all = (x.item() for x in jax.device_get(metrics))
+    def row(self, at: int, metrics: Metrics) -> dict[str, Any]:
+        """The row of metrics.jsonl for update `at`; waits until the device has done it."""
+        loss, grad_norm, learning_rate, loss_scale, skipped, total_skipped = (x.item() for x in jax.device_get(metrics))
         if skipped >= MAX_SKIPPED:
-            raise Diverged(
-                f"the gradient was not finite {skipped} times in a row, up to step {step}; the last good "
-                f"checkpoint is in {self.path}. Try a lower --learning-rate, a --grad-clip, or --dtype float32"
-            )
-        step_seconds = self.clock.step_seconds(step)
-        self.at_once = max(1, int(CALL_SECONDS / step_seconds))
-        if step >= self.first + TIMED_STEPS and not self.warned:
-            self.warned = True
-            self.warn_if_long(step, step_seconds)
+            raise Diverged(self.diverged(at, skipped))
+        step_seconds = self.pacer.step_seconds(at)
+        self.warn_if_long(at, step_seconds)
         row = {
-            "step": step,
+            "step": at,
             "train_loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
             "step_seconds": step_seconds,
             "tokens_per_second": self.config.batch_size * self.config.model.block_size / step_seconds,
-            "skipped": in_all,
+            "skipped": total_skipped,
         }
         return row | ({"loss_scale": loss_scale} if self.dtype == jnp.float16 else {})
 
-    def evaluation(self, state: trainer.TrainState, step: int) -> dict[str, float]:
-        """Both losses on the fixed windows, and of the whole validation split after the last step."""
-        count = self.config.eval_windows
+    def add_row(self, row: dict[str, Any]) -> None:
+        """To metrics.jsonl, if it has losses or it is this step's turn; otherwise to the progress line alone."""
+        evaluated = "val_loss" in row
+        if evaluated or row["step"] % self.config.log_interval == 0:
+            self.rows.append(row)
+            self.folder.append_row(row)
+            self.pacer.restart(row["step"])
+        if not evaluated:
+            self.report.step(row, self.config.max_steps)
+
+    def evaluation(self, state: TrainState, at: int) -> dict[str, float]:
+        """Both losses on the fixed windows, and that of the whole validation split after the last step."""
+        some = self.config.eval_windows
         losses = {
-            "eval_train_loss": self.loss(state, "train", count),
-            "val_loss": self.loss(state, "val", count),
+            "eval_train_loss": self.loss(state, self.train_tokens, some),
+            "val_loss": self.loss(state, self.val_tokens, some),
         }
-        if step == self.config.max_steps:
-            losses["final_val_loss"] = self.loss(state, "val", None)
+        if at == self.config.max_steps:
+            losses["final_val_loss"] = self.loss(state, self.val_tokens, None)
         best = losses["val_loss"] < self.progress.best_val_loss
         if best:
-            self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=step)
-        self.report.evaluation(step, losses["eval_train_loss"], losses["val_loss"], best, self.sample(state))
+            self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=at)
+        sample = self.sample(state) if at > 0 else ""  # before the first update it is noise
+        self.report.evaluation(at, losses["eval_train_loss"], losses["val_loss"], best, sample)
         return losses
 
-    def loss(self, state: trainer.TrainState, split: str, count: int | None) -> float:
-        starts, skips = trainer.eval_windows(self.config, self.sizes[split], count)
-        first = 0 if split == "train" else self.sizes["train"]
-        return self.evaluate(state.weights, self.tokens, first + starts, skips).item()
+    def loss(self, state: TrainState, tokens: np.ndarray, count: int | None) -> float:
+        windows = batches.fixed_windows(len(tokens), self.config.model.block_size, count)
+        return self.evaluate(state.eval_params, tokens, *windows)
 
-    def sample(self, state: trainer.TrainState) -> str:
-        if self.config.sample_tokens == 0 or int(state.step) == 0:  # before the first update it is noise
+    def sample(self, state: TrainState) -> str:
+        if self.config.sample_tokens == 0:
             return ""
         prompt = self.tokenizer.encode(self.tokenizer.start)
         return self.tokenizer.decode(sampling.generate(self.model(state), prompt, self.config.sample_tokens)[0])
 
-    def model(self, state: trainer.TrainState) -> nnx.Module:
+    def model(self, state: TrainState) -> Any:
         """The model with the state's weights, on one device."""
-        return nnx.merge(trainer.graph(self.config.model), sharding.on_one(state.weights))
+        one = sharding.place(self.placement.mesh.devices.flat[:1])
+        return build.merge(self.config.model, jax.device_put(state.eval_params, one.state))
 
-    def add_row(self, row: dict[str, Any], losses: dict[str, float]) -> None:
-        """To metrics.jsonl, if it is this step's turn, and to the progress line."""
-        if losses or row["step"] % self.config.log_interval == 0:
-            self.rows.append(row | losses)
-            report.append_row(self.path, self.rows[-1])
-            self.clock = Clock(row["step"])
-        if not losses:
-            self.report.step(row, self.config.max_steps)
+    def save(self, checkpoints: Checkpoints, state: TrainState, at: int, val_loss: float) -> None:
+        self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
+        checkpoints.save(at, items.of_state(state), self.progress._asdict(), val_loss)
+        try:
+            title = f"{self.folder.path.name}: {corpus.describe(self.config.data)}"
+            plot(self.rows, title, self.folder.plot, self.tokenizer.unit)
+        except Exception as problem:  # of matplotlib's many: no picture is worth a run
+            self.report.note(f"no picture of the losses: {reason(problem)}")
 
-    def warn_if_long(self, step: int, step_seconds: float) -> None:
-        """Once, where a CPU would take long: how long, and what else there is."""
-        seconds = (self.config.max_steps - step) * step_seconds
-        if self.device.platform == "cpu" and seconds > LONG_RUN_SECONDS:
-            self.report.note(
-                f"at {step_seconds:.1f} s a step, as the first ones took, this run needs "
-                f"{duration(seconds)} on this CPU; python train.py --preset speedrun is done in a minute or so\n"
+    # What a person is told
+
+    def banner(self) -> None:
+        dtype, sizes = f"{self.dtype}, {self.dtype_reason}", (len(self.train_tokens), len(self.val_tokens))
+        facts = reports.facts(self.config, self.folder.path, self.placement, dtype, self.tokenizer.unit, sizes)
+        self.report.banner(facts)
+
+    def warn_if_long(self, at: int, step_seconds: float) -> None:
+        """Once, where a CPU would take long."""
+        if self.warned or not self.pacer.can_tell(at):
+            return
+        self.warned = True
+        seconds = (self.config.max_steps - at) * step_seconds
+        if self.placement.platform == "cpu" and seconds > reports.LONG_RUN_SECONDS:
+            self.report.note(reports.long_run(seconds, step_seconds))
+
+    def note_other_devices(self, saved: Progress) -> None:
+        """Dropout's random numbers belong to a device and a micro-batch."""
+        before, now = ((p.devices, p.micro_batches) for p in (saved, self.progress))
+        m = self.config.model
+        if saved.devices and before != now and (m.dropout or m.embd_dropout):
+            words = (
+                f"the batch is shared among {reports.count(now[0], 'device')} in {reports.count(now[1], 'part')} each"
             )
+            self.report.note(f"{words}, no longer {before[0]} and {before[1]}: dropout is not the same from here on\n")
 
-    def banner(self, state: trainer.TrainState) -> None:
-        """What is about to run, and on what."""
-        c, m = self.config, self.config.model
-        size = sum(p.size for p in jax.tree.leaves(state.params))
-        shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide"
-        train, val = self.sizes.values()
-        self.report.banner(
-            {
-                "device": backend.describe(self.device),
-                "dtype": f"{self.dtype}, {self.dtype_reason}",
-                "model": f"{m.architecture}, {size:,} parameters: {shape}",
-                "data": f"{c.data}: {train:,} tokens to train on, {val:,} to validate, {m.vocab_size} different ones",
-                "step": f"{c.batch_size * m.block_size:,} tokens: {self.shares()}",
-                "run": f"{self.path}, {c.max_steps:,} steps",
-            }
+    def diverged(self, at: int, skipped: int) -> str:
+        kept = f"; the last good checkpoint is in {self.folder}" if self.folder.has_checkpoint() else ""
+        return (
+            f"the gradient was not finite {skipped} times in a row, up to step {at}{kept}: "
+            "try a lower `learning_rate`, a `grad_clip`, or `dtype` float32"
         )
-
-    def shares(self) -> str:
-        """How the windows of a batch are worked through."""
-        c, n = self.config, self.mesh.size
-        at_a_time = c.batch_size // n // sharding.micro_batches(c, self.mesh)
-        unit = "core" if self.device.platform == "cpu" else "device"
-        where = f" on each of {n} {unit}s" if n > 1 else ""
-        return f"{c.batch_size} windows of {c.model.block_size}, {at_a_time} at a time{where}"
-
-    def farewell(self) -> None:
-        """The result, and what to type next."""
-        p = self.progress
-        self.report.note(
-            f"\n{self.config.max_steps} steps in {duration(p.seconds)}. "
-            f"Best val loss {p.best_val_loss:.4f}, after step {p.best_step}.\n"
-            f"Loss over the whole validation split, after the last step: {self.rows[-1]['final_val_loss']:.4f}.\n\n"
-            f"    python sample.py --run {self.path} --tokens 500\n"
-        )
-
-    def interrupted(self, step: int, signal_number: int) -> None:
-        raise Interrupted(
-            f"stopped and saved after step {step}. To go on:\n\n    python train.py --resume --out {self.path}\n",
-            signal_number,
-        )
-
-
-class Clock:
-    """Mean seconds an update since it was started, after update `step`."""
-
-    def __init__(self, step: int):
-        self.step, self.began = step, time.monotonic()
-
-    def step_seconds(self, step: int) -> float:
-        return max(time.monotonic() - self.began, 1e-9) / (step - self.step)

@@ -1,9 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal, so that an update is equally strong in every direction.
+"""Muon: momentum, orthogonalised, so that an update is equally strong in every direction.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. The updates are those of `optax.contrib.muon` but for the
-momentum's first steps, which are not scaled up: an orthogonal matrix forgets its length. What differs is the speed:
-matrices of one shape are worked on together and shared among the devices, where Optax does one after the other, all
-on every device.
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. The updates are those of `optax.contrib.muon` but without
+its bias correction, which makes no difference: orthogonalising forgets the length. What differs is the speed: matrices
+of one shape are stacked and shared among the devices, where Optax works on one after the other, all on every device.
 
 Shapes: G matrices of a shape, M rows, N columns, M <= N.
 """
@@ -19,42 +18,42 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxgpt.device import sharding
-from jaxgpt.model.ops import cut
+from jaxgpt.model.ops import cpu_barrier
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: lifts small singular values fastest, brings all near 1
 ITERATIONS = 5
 
 
 class MuonState(NamedTuple):
-    """What Muon remembers."""
+    """Muon's state."""
 
-    mu: Any  # running mean of the gradients
+    mu: Any  # moving average of the gradients
 
 
 def scale_by_muon(momentum: float, mesh: Mesh | None = None) -> optax.GradientTransformationExtraArgs:
-    """Gradients of matrices to orthogonal updates, by Nesterov's momentum.
+    """Gradients of matrices to orthogonalised updates, with Nesterov's momentum.
 
-    Its `update` takes `finite`, as `optimizer.scale_by_adam` does: where that is false, the mean stays as it is.
+    Its `update` takes `finite`, as `optimizer.scale_by_adam` does: where that is false, the state stays as it is.
 
     Args:
-        momentum: the running mean's memory, 0 to below 1.
+        momentum: the moving average's decay, 0 to below 1.
         mesh: devices to share the work among; None has every device do all of it.
     """
 
     def update(grads, state: MuonState, params=None, *, finite: jax.Array | bool = True, **_):
-        mean = optax.tree.update_moment(grads, state.mu, momentum, 1)
-        mean = cut(jax.tree.map(lambda new, old: jnp.where(finite, new, old), mean, state.mu))
-        ahead = optax.tree.update_moment(grads, mean, momentum, 1)
-        return orthogonal(ahead, mesh), MuonState(mean)
+        mu = optax.tree.update_moment(grads, state.mu, momentum, 1)
+        mu = cpu_barrier(jax.tree.map(lambda new, old: jnp.where(finite, new, old), mu, state.mu))
+        nesterov = optax.tree.update_moment(grads, mu, momentum, 1)
+        return orthogonalize(nesterov, mesh), MuonState(mu)
 
     return optax.GradientTransformationExtraArgs(lambda params: MuonState(optax.tree.zeros_like(params)), update)
 
 
-def orthogonal(matrices: Any, mesh: Mesh | None = None) -> Any:
+def orthogonalize(matrices: Any, mesh: Mesh | None = None) -> Any:
     """Every matrix of the tree with all singular values near 1 (0.7 to 1.2), times `sqrt(n_out / n_in)` where that is
-    above 1, so that weights of any shape can have one step size."""
+    above 1, so that weights of any shape can have one learning rate."""
     matrices, tree = jax.tree.flatten(matrices)
-    groups = defaultdict(list)  # of indices, by shape, tall ones laid on their side
+    groups = defaultdict(list)  # of indices, by shape, tall matrices transposed
     for i, x in enumerate(matrices):
         groups[tuple(sorted(x.shape))].append(i)
     stacks = [jnp.stack([_wide(matrices[i]) for i in group]) for group in groups.values()]  # (G, M, N) each
@@ -63,12 +62,12 @@ def orthogonal(matrices: Any, mesh: Mesh | None = None) -> Any:
     else:
         share = partial(_share, mesh.size)
         stacks = jax.shard_map(share, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(stacks)
-    done = list(matrices)
+    results = list(matrices)
     for group, stack in zip(groups.values(), stacks, strict=True):
         for i, x in zip(group, stack, strict=True):
             n_in, n_out = matrices[i].shape
-            done[i] = (x if n_in <= n_out else x.T) * max(1, n_out / n_in) ** 0.5
-    return jax.tree.unflatten(tree, done)
+            results[i] = (x if n_in <= n_out else x.T) * max(1, n_out / n_in) ** 0.5
+    return jax.tree.unflatten(tree, results)
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -76,22 +75,22 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _share(devices: int, stacks: list[jax.Array]) -> list[jax.Array]:
-    """`newton_schulz` of every stack, inside `jax.shard_map`: a device does its part, and hears of the others'."""
-    mine = []
+    """`newton_schulz` of every stack, inside `jax.shard_map`: each device does its part, and gathers the others'."""
+    local = []
     for x in stacks:
-        part = -(-len(x) // devices)  # what lacks at the end is zeros, and stays so
-        x = jnp.pad(x, [(0, part * devices - len(x)), (0, 0), (0, 0)])
-        mine.append(newton_schulz(jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(sharding.AXIS) * part, part)))
-    everyones = sharding.gather(mine)  # (devices, part, M, N) each
-    return [new.reshape(-1, *x.shape[1:])[: len(x)] for new, x in zip(everyones, stacks, strict=True)]
+        part = -(-len(x) // devices)
+        x = jnp.pad(x, [(0, part * devices - len(x)), (0, 0), (0, 0)])  # the zeros at the end stay zeros
+        local.append(newton_schulz(jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(sharding.AXIS) * part, part)))
+    gathered = sharding.all_gather(local)  # (devices, part, M, N) each
+    return [new.reshape(-1, *x.shape[1:])[: len(x)] for new, x in zip(gathered, stacks, strict=True)]
 
 
 def newton_schulz(x: jax.Array) -> jax.Array:
-    """Each matrix of the stack (G, M, N) with its singular values brought near 1, and its directions kept.
+    """Each matrix of the stack (G, M, N) with its singular values brought near 1 and the same singular vectors.
 
     An iteration is `x = (a + b s + c s s) x` with `s = x x^T`. All of them commute, so they are done on `s` alone,
-    which is smaller than `x`, and applied to `x` at the end. That needs all digits of float32: what is rounded off of
-    the least singular values is not mended by the next iteration, as it is where `x` itself goes through them.
+    which is smaller than `x`, and applied to `x` at the end. That needs all digits of float32: a rounding error in the
+    least singular values is not corrected by the next iteration, as it is where `x` itself goes through them.
     """
     with jax.default_matmul_precision("highest"):
         a, b, c = QUINTIC

@@ -1,12 +1,29 @@
-"""Ctrl-C and SIGTERM while a run is on: the first asks it to stop and save, the second quits at once."""
+"""Signals while a run trains: each of them asks it to stop and save; a second Ctrl-C quits at once."""
 
+import _thread
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, `kill` and schedulers, a closed terminal, Slurm's --signal, a limit on CPU time; Windows lacks some.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+COPY_SECONDS = 0.2  # `timeout -s INT` and other launchers send a signal twice, faster than a hand can
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C, SIGTERM ...), has saved itself, and can be resumed."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message, signal_number)  # both are `args`, from which a pickle makes it again
+        self.signal_number = signal_number
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class StopRequest:
@@ -14,38 +31,83 @@ class StopRequest:
 
     Python runs its own signal handlers only between two bytecodes of the main thread, which may sit in a
     long computation or compilation. The wake-up socket is written to at once, so a thread listens there.
-    Outside the main thread (where Python allows no handlers) this does nothing.
+    Outside the main thread (where Python allows no handlers) this does nothing. A signal that is ignored
+    stays ignored (`nohup`, a script's `&`), a handler that is not Python's is left alone, and what is taken
+    is given back on leaving.
+
+    Args:
+        exit_on_second_ctrl_c: a second Ctrl-C ends the process, as a command may; otherwise it raises
+            `KeyboardInterrupt` in the main thread.
+        quiet: print nothing.
     """
 
-    def __init__(self):
+    def __init__(self, exit_on_second_ctrl_c: bool = False, quiet: bool = False):
         self.signal_number = 0
+        self._exit_on_second_ctrl_c, self._quiet = exit_on_second_ctrl_c, quiet
+        self._asked = self._quit = False
+        self._active = False
 
     def __enter__(self) -> "StopRequest":
         self._active = threading.current_thread() is threading.main_thread()
         if self._active:
-            self._ours, theirs = socket.socketpair()
-            theirs.setblocking(False)
-            self._theirs = theirs
-            self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-            self._wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._received, self._wakeup = socket.socketpair()
+            self._wakeup.setblocking(False)
+            not_ours = (signal.SIG_IGN, None)  # None: not Python's, which could not put it back
+            self._taken = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) not in not_ours}
+            for number in self._taken:
+                signal.signal(number, self._handle)
+            self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, name="jaxgpt-signals", daemon=True).start()
         return self
 
     def __exit__(self, *exception) -> None:
         if self._active:
-            signal.set_wakeup_fd(self._wakeup_before)
-            for number, handler in self._before.items():
+            signal.set_wakeup_fd(-1)
+            with contextlib.suppress(OSError, ValueError):  # whoever it belonged to may have closed it
+                signal.set_wakeup_fd(self._wakeup_before)
+            for number, handler in self._taken.items():
                 signal.signal(number, handler)
-            self._theirs.close()  # ends the thread
+            self._wakeup.close()  # ends the thread
+
+    def _handle(self, number: int, _) -> None:
+        """Runs in the main thread, and perhaps late."""
+        self.signal_number = self.signal_number or number
+        if self._quit:
+            self._quit = False
+            raise KeyboardInterrupt
 
     def _listen(self) -> None:
-        with self._ours:
-            while received := self._ours.recv(1):
-                if received[0] not in SIGNALS:
-                    continue
-                if self.signal_number:
-                    if sys.stdout.isatty():
-                        os.write(1, b"\x1b[?25h\n")  # the progress line hides the cursor
-                    os._exit(128 + received[0])
-                self.signal_number = received[0]
-                os.write(2, b"\nstopping and saving after this step (again to quit at once)\n")
+        with self._received:
+            while received := self._received.recv(1):
+                if received[0] in self._taken:
+                    self._ask(received[0])
+                elif self._wakeup_before != -1:  # as of an event loop that this program runs
+                    with contextlib.suppress(OSError):
+                        os.write(self._wakeup_before, received)
+
+    def _ask(self, number: int) -> None:
+        """Notes a request. Any signal that comes again is the same request, but for Ctrl-C."""
+        self.signal_number = self.signal_number or number
+        if not self._asked:
+            self._asked, self._since = True, time.monotonic()
+            if not self._quiet:
+                _say("stopping and saving after this step (Ctrl-C again to quit at once)")
+        elif number == signal.SIGINT and time.monotonic() - self._since > COPY_SECONDS:
+            if self._exit_on_second_ctrl_c:
+                _leave(128 + number)
+            self._quit, self._since = True, time.monotonic()
+            _thread.interrupt_main()  # `_handle` is called, as by another Ctrl-C (a copy to this thread)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(Exception):  # nobody may be there to read it, and the request must stand
+        below = "\n" if sys.stderr.isatty() else ""  # of the progress line
+        sys.stderr.write(f"{below}{text}\n")
+        sys.stderr.flush()
+
+
+def _leave(code: int) -> None:
+    with contextlib.suppress(Exception):
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the progress line hides the cursor
+    os._exit(code)

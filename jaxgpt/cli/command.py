@@ -1,0 +1,88 @@
+"""A command from its arguments to its exit code; what goes wrong on the way is told in one line."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxgpt.cli import flags, process
+from jaxgpt.cli.flags import Groups
+from jaxgpt.errors import UserError
+from jaxgpt.files import reason, shown
+from jaxgpt.training.signals import Interrupted
+
+WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+ADVICE = {
+    **dict.fromkeys(WRONG_PATHS, "choose another path"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or choose another place"),
+}
+
+
+def run_command(command: Callable[[dict[str, Any]], None], groups: Groups, arguments: list[str] | None) -> int:
+    """Runs a command and returns its exit code: 2 for a mistake of the user's, 1 for a failure of the machine's,
+    128 + n for signal n.
+
+    Args:
+        command: takes the flags that are given, by name.
+        groups: the flags that there are, under the headings of --help.
+        arguments: None takes those that this process was started with.
+    """
+    known = [flag for group in groups.values() for flag in group]
+    process.open_streams()
+    try:
+        command(flags.read(sys.argv[1:] if arguments is None else arguments, known))
+        sys.stdout.flush()
+        code, message = 0, ""
+    except UserError as error:
+        code, message = 2, f"error: {error}\n"
+    except Interrupted as stop:
+        code, message = 128 + stop.signal_number, f"{stop}\n"
+    except KeyboardInterrupt:
+        code, message = 130, ""
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `sample.py | head`
+        code, message = 0, ""
+    except OSError as error:
+        code, message = (2 if error.errno in WRONG_PATHS else 1), f"error: {_advised(error)}\n"
+    except (RuntimeError, MemoryError) as error:
+        code, message = 1, f"error: {_failure(error)}\n"
+    say(flags.spoken(message, known), sys.stderr)
+    say("", sys.stdout)
+    return code
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Writes `text`, and all that waits to be written; nothing where nobody reads the stream any more. Python would
+    end with an error for that: what comes after goes to the null device."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def program(name: str) -> str:
+    """How people call the command `name` here: from a checkout, or where jaxgpt is installed."""
+    return f"jaxgpt-{name}" if Path(sys.argv[0]).name.startswith("jaxgpt-") else f"python {name}.py"
+
+
+def _advised(error: OSError) -> str:
+    """The path, what is wrong with it, and what to do."""
+    path = f"{shown(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+    advice = f" ({ADVICE[error.errno]})" if error.errno in ADVICE else ""
+    return f"{path}{reason(error)}{advice}"
+
+
+def _failure(error: Exception) -> str:
+    """One line for a failure that is no fault of the code's; raises all others again."""
+    from jaxgpt.training.loop import Diverged  # not before it is needed: a wrong flag is told without JAX
+
+    if isinstance(error, Diverged):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory: try a smaller `batch_size`, more `micro_batches`, or a smaller model"
+    raise error

@@ -1,0 +1,117 @@
+"""What a command does to its own process. A library call does none of it."""
+
+import contextlib
+import ctypes
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from functools import cache
+
+from jaxgpt.errors import UserError
+from jaxgpt.home import home
+
+
+def setup() -> None:
+    """Makes this process one that trains and samples as fast as the commands do, and prints no noise.
+
+    Call it before JAX makes its first array, once or more often. Afterwards every core of a CPU is a JAX device,
+    compiled programs are kept in `$JAXGPT_HOME/xla` (by default `~/.cache/jaxgpt/xla`), glibc does not give freed
+    memory back, output never fails for a character that the terminal lacks, and the warnings of libraries that nobody
+    can act on are silent. What the user chose by JAX's own variables stays.
+
+    Raises:
+        UserError: for an XLA_FLAGS or JAX_PLATFORMS that JAX cannot start with.
+    """
+    open_streams()
+    _silence_libraries()
+    _keep_freed_memory()
+    _start_jax()
+
+
+def open_streams() -> None:
+    """Makes the standard streams take any character, and be there where the process was started without (`>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and hasattr(stream, "reconfigure"):  # a notebook's has not, and takes all characters
+            stream.reconfigure(errors="replace")
+
+
+def _silence_libraries() -> None:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of every task that an error ends,
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unraisable  # and leaves some of them half done
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # tells of its own cache
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # a Chinese title, or an emoji's
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if not os.environ.get("MPLBACKEND", "module://").startswith("module://"):  # as a notebook sets it
+        os.environ["MPLBACKEND"] = "agg"  # plots are files, and need no window; a name with a slip would be an error
+
+
+def _report_unraisable(unraisable) -> None:
+    if not inspect.iscoroutine(unraisable.object) and "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep what a step frees for the next one, instead of giving it to the system and faulting it
+    in again page by page. Elsewhere than under glibc this does nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which is always given back
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+        libc.mallopt(-2, 2**27)  # M_TOP_PAD: nor give back a thread's heap, which comes in pieces of 64 MiB
+
+
+def _start_jax() -> None:
+    """Configures JAX and finds its devices."""
+    if refusal := _refusal_of_xla(os.environ.get("XLA_FLAGS", "")):
+        raise UserError(f"XLA does not take what XLA_FLAGS says: {refusal}")
+    try:
+        import jax
+    except ValueError as problem:  # of a variable, such as JAX_ENABLE_X64=maybe
+        raise UserError(f"JAX cannot start: {problem}") from problem
+
+    from jaxgpt.device import backend
+
+    if backend.cuda_without_driver():
+        # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
+        jax.config.update("jax_platforms", "cpu")
+    if jax.config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # JAX has begun already, and a CPU is one device
+            jax.config.update("jax_num_cpu_devices", backend.cores())  # see sharding.py
+    if jax.config.jax_compilation_cache_dir is None and (folder := _cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    try:
+        jax.devices()
+    except Exception as problem:  # what comes where a platform's plugin is missing depends on `python -O`
+        reason = str(problem).partition(" (set ")[0] if isinstance(problem, RuntimeError) else "it is not installed"
+        asked = os.environ.get("JAX_PLATFORMS")
+        what = f"JAX_PLATFORMS asks for {asked}, which JAX cannot start here" if asked else "JAX cannot start here"
+        raise UserError(f"{what}: {reason}") from problem
+
+
+@cache
+def _refusal_of_xla(flags: str) -> str:
+    """What XLA says of XLA_FLAGS that it does not know, which would end this process: so a child tries them."""
+    if not flags:
+        return ""
+    trial = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    child = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True)
+    return child.stderr.strip().rpartition("] ")[2] if child.returncode else ""
+
+
+def _cache_folder() -> str:
+    """Where compiled programs are kept; nothing where that cannot be."""
+    folder = home() / "xla"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    return ""

@@ -1,0 +1,87 @@
+"""The command `sample.py`: writes text with a trained GPT."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.cli import flags, process
+from jaxgpt.cli.command import program, run_command
+from jaxgpt.cli.flags import Flag
+from jaxgpt.errors import UserError
+from jaxgpt.files import reason, shown
+
+ABOUT = """usage: {program} [--run PATH] [--prompt TEXT] [--tokens N ...]
+
+Write text with a trained GPT. Defaults are in brackets."""
+
+RUN_FLAGS = [
+    Flag("run", Path, None, "Folder of the run; by default the one below runs/ that was trained last."),
+    Flag("checkpoint", ("newest", "best"), "newest", "The newest one, or the best by its validation loss."),
+    Flag("prompt", str, None, "Text to continue, or - for what comes through standard input; by default a line break."),
+    Flag("prompt_file", Path, None, "File with the text to continue, as it is: the line break at its end, too."),
+    flags.HELP,
+]
+SAMPLING_FLAGS = [
+    Flag("tokens", int, 500, "Length of the new text, in tokens; longer than the model's block_size is fine."),
+    Flag("temperature", float, 0.8, "Divides the logits: below 1 is bolder, above 1 wilder, 0 takes the likeliest."),
+    Flag("top_k", int, 0, "Draw from the k likeliest tokens only; 0 for all."),
+    Flag("top_p", float, 1.0, "Draw from the likeliest tokens that together have this probability; 1 for all."),
+    Flag("min_p", float, 0.0, "Draw only tokens with this share of the likeliest one's probability; 0 for all."),
+    Flag("samples", int, 1, "How many texts to write."),
+    Flag("seed", int, 0, "The same seed gives the same text."),
+]
+GROUPS = {"run": RUN_FLAGS, "sampling": SAMPLING_FLAGS}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command, and returns its exit code."""
+    return run_command(_sample, GROUPS, arguments)
+
+
+def _sample(given: dict[str, Any]) -> None:
+    if given.pop("help", False):
+        print(flags.page(ABOUT.format(program=program("sample")), GROUPS))
+        return
+    prompt = _prompt(given.pop("prompt", None), given.pop("prompt_file", None))
+    path, which = given.pop("run", None), given.pop("checkpoint", "newest")
+    how = {flag.name: flag.default for flag in SAMPLING_FLAGS} | given
+    process.setup()
+    from jaxgpt.runs import run  # not before it is needed: what is wrong so far is told without JAX
+
+    trained = run.load(path, which)
+    if how["samples"] == 1:
+        pieces = trained.stream(prompt, **how)
+        print(prompt or "", end="")
+        for (text,) in pieces:
+            print(text, end="", flush=True)
+        print()
+    else:
+        for i, text in enumerate(trained.samples(prompt, **how)):
+            print(f"{'─' * 24} {i + 1}\n{text}")
+
+
+def _prompt(text: str | None, file: Path | None) -> str | None:
+    """The text to continue, from wherever it comes; None for none.
+
+    Raises:
+        UserError: for two prompts, a file that cannot be read, and what is not UTF-8.
+    """
+    if text is not None and file is not None:
+        raise UserError("`prompt` and `prompt_file` are two prompts: leave out one")
+    if text is None and file is None:
+        return None
+    try:
+        if file is not None:
+            content = file.expanduser().read_bytes()
+        elif text == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = text.encode(
+                "utf-8", "surrogateescape"
+            )  # bytes that the shell passed on, and Python could not read
+    except (OSError, RuntimeError) as problem:
+        raise UserError(f"{shown(file or text)} cannot be read ({reason(problem)}): choose another prompt") from problem
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as texts are read to train on
+    except UnicodeDecodeError as problem:
+        raise UserError(f"the prompt is not UTF-8 text at byte {problem.start}: convert it to UTF-8") from problem

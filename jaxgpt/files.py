@@ -1,0 +1,66 @@
+"""Files that are written whole or not at all, and their names as people read and type them."""
+
+import contextlib
+import os
+import shlex
+import uuid
+from pathlib import Path
+
+LONGEST = 300  # characters of a name in a message; the middle of a longer one is left out
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Make `path` hold `content`; if that fails, or is interrupted, what was there before stays.
+
+    Raises:
+        OSError: with `path` as its filename.
+    """
+    path = os.path.realpath(path)  # a link is written through, as by open()
+    # in the same folder, as only there a rename replaces in one step; short, as the name may use up all 255 bytes
+    partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, path) from problem
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+
+
+def shown(path: str | Path) -> str:
+    """`path` for a message: relative to the current folder where it lies below it, on one line, never too long."""
+    name = _relative(path)
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
+    # control characters, and bytes that are not UTF-8, which no terminal takes
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def quoted(path: str | Path) -> str:
+    """`path` as one word of a shell command that people may copy, whatever is in its name."""
+    name = _relative(path)
+    if name.startswith(("-", "~")):
+        name = f"./{name}"  # so that it is no flag, and nobody's home
+    if name.isprintable():
+        return shlex.quote(name)
+    return "$'" + "".join(c if c.isprintable() and c not in "\\'" else _escaped(c) for c in name) + "'"
+
+
+def reason(problem: Exception) -> str:
+    """What went wrong, on one line, without the path that an `OSError` repeats."""
+    return " ".join(str(getattr(problem, "strerror", None) or problem).split())
+
+
+def _relative(path: str | Path) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the current folder is gone, or `path` is not below it
+        return str(path)
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))

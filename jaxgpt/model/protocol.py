@@ -1,0 +1,74 @@
+"""What every model has in common, so that training, sampling and a run's folder need not know which one it is."""
+
+from typing import Any, ClassVar, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import UserError
+
+
+class DecodeCache(Protocol):
+    """What a model remembers of the tokens that it has read. A pytree of arrays."""
+
+    length: jax.Array
+    """(), how many tokens have been read."""
+
+    def with_capacity(self, capacity: int) -> Self:
+        """The same with room for `capacity` tokens, no fewer than now."""
+        ...
+
+    def repeated(self, n: int) -> Self:
+        """All sequences, `n` times over."""
+        ...
+
+    def _replace(self, **fields: Any) -> Self: ...
+
+
+class LanguageModel(Protocol):
+    """An NNX module made by `Model(config, rngs)`, that holds parameters and nothing else.
+
+    A new architecture is a file with such a class, and a line in build.py.
+    """
+
+    config: ModelConfig
+    sizes: ClassVar[tuple[str, ...]]
+    """The fields of `config` that decide its shape, beside `vocab_size` and `block_size`."""
+
+    def __call__(self, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Scores of every next token: (B, T) whole numbers to (B, T, V) float32 logits. With a `key`, dropout is on."""
+        ...
+
+    def empty_cache(self, batch_size: int, capacity: int | None = None) -> Any:
+        """A `DecodeCache` of `batch_size` empty sequences, with room for `capacity` tokens (or `block_size`)."""
+        ...
+
+    def decode(self, tokens: jax.Array, cache: Any, logits_at: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        """Reads `tokens` (B, T) after those in `cache`: logits (B, T, V) and the longer cache.
+
+        There must be room for `cache.length + T` tokens. With `logits_at` (), the index of one of the T tokens, the
+        logits are that token's alone, (B, 1, V).
+        """
+        ...
+
+
+def check_tokens(tokens: Any, config: ModelConfig) -> jax.Array:
+    """`tokens` as an array (B, T) of whole numbers.
+
+    Raises:
+        UserError: for another shape or type, for more than `block_size` tokens, and, unless they are traced by a
+            transformation such as `jax.jit`, for tokens outside the vocabulary.
+    """
+    tokens = tokens if isinstance(tokens, jax.Array) else jnp.asarray(np.asarray(tokens))
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise UserError(f"tokens are whole numbers of shape (B, T), not {tokens.dtype} of shape {tokens.shape}")
+    if tokens.shape[1] > config.block_size:
+        raise UserError(f"{tokens.shape[1]} tokens are more than the model's block_size of {config.block_size}")
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+        least, greatest = int(tokens.min()), int(tokens.max())
+        if least < 0 or greatest >= config.vocab_size:
+            wrong = least if least < 0 else greatest
+            raise UserError(f"token {wrong} is outside the vocabulary of {config.vocab_size}")
+    return tokens

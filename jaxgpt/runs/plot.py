@@ -1,0 +1,40 @@
+"""The picture of a run: its losses against its steps."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.files import write_atomically
+
+
+def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token") -> None:
+    """Draws the losses in `rows` of metrics.jsonl as a PNG.
+
+    The untrained model's loss is left out of the line: it would hide the rest, and no measurement lies between it and
+    the next.
+    """
+    from matplotlib.figure import Figure  # half a second to import, and only needed now and then
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    batches = _points(rows, "train_loss")
+    evaluations = _points(rows, "val_loss")
+    untrained, trained = evaluations[:1], evaluations[1:]
+    axes.plot(*zip(*batches, strict=True), color="#9ecae1", linewidth=0.8, label="training batch")
+    axes.plot(*zip(*trained, strict=True), color="#08519c", marker="o", markersize=3, label="validation")
+    axes.plot(*zip(*untrained, strict=True), color="#08519c", marker="o", markersize=3, linestyle="none")
+    axes.set(xlabel="step", ylabel=f"loss (nats a {unit})")
+    axes.set_title(title, parse_math=False)  # a "$" in a name is no formula
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks becomes a box
+        figure.savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
+
+
+def _points(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of the rows that have a number; an empty plot needs one point that is none."""
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None] or [(0, float("nan"))]

@@ -1,0 +1,85 @@
+"""Updates one after another, each with its own batch: from a text on the device, or from a text on the host.
+
+`train_steps(state, step, n) -> (state, metrics of the last)` makes `n` updates, one at least, from the `step` that the
+state has (and the host knows without asking the device). It uses up the state that is handed in: its memory becomes the
+new state's. One call for several updates, since a call from Python takes longer than a step of a small model.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import TrainConfig
+from jaxgpt.data import batches
+from jaxgpt.device import backend
+from jaxgpt.device.sharding import Placement
+from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update
+
+TrainSteps = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+DEVICE_TEXT_BYTES = 2**30  # of a text that every device can hold a copy of
+
+
+def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
+    """`train_steps` for the training text `tokens` (N,), compiled; the text goes to the devices if it fits."""
+    fits = tokens.nbytes <= DEVICE_TEXT_BYTES and len(tokens) <= batches.INT32
+    return (from_device if fits else from_host)(config, dtype, placement, tokens)
+
+
+def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
+    """Every device holds the text, and draws the batch from it; `n` may change without compiling anew."""
+    text = jax.device_put(tokens, placement.state)
+    state = abstract_state(config, dtype, placement)
+    program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
+    return lambda state, step, n: program(state, text, np.int32(n))
+
+
+def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Callable:
+    """The jitted `loop(state, tokens, n)`, `tokens` (N,) the training text and `n` the number of updates."""
+    update = make_update(config, dtype, placement)
+
+    def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
+        batch_key, dropout_key = batches.step_keys(config.seed, state.step)
+        windows = batches.random_windows(batch_key, tokens, config.batch_size, config.model.block_size)
+        return update(state, *batches.inputs_and_targets(windows), dropout_key)
+
+    def loop(state: TrainState, tokens: jax.Array, n: jax.Array) -> tuple[TrainState, Metrics]:
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train_step, state, tokens)[1])
+        return jax.lax.fori_loop(0, n, lambda _, before: train_step(before[0], tokens), (state, metrics))
+
+    return _jit(loop, placement, in_shardings=(placement.state, placement.state, placement.state))
+
+
+def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
+    """The host draws the same batches and sends one after another, the next while the device works on one."""
+    B, T = config.batch_size, config.model.block_size
+    state = abstract_state(config, dtype, placement)
+    windows = jax.ShapeDtypeStruct((B, T + 1), tokens.dtype, sharding=placement.batch)
+    program = host_step(config, dtype, placement).lower(state, windows).compile()
+
+    def train_steps(state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
+        for i in range(step, step + n):
+            windows = batches.host_batch(config.seed, i, tokens, B, T)
+            state, metrics = program(state, jax.device_put(windows, placement.batch))
+        return state, metrics
+
+    return train_steps
+
+
+def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Callable:
+    """The jitted `step(state, windows)`, `windows` (B, T + 1) the batch of the next update."""
+    update = make_update(config, dtype, placement)
+
+    def step(state: TrainState, windows: jax.Array) -> tuple[TrainState, Metrics]:
+        _, dropout_key = batches.step_keys(config.seed, state.step)
+        return update(state, *batches.inputs_and_targets(windows), dropout_key)
+
+    return _jit(step, placement, in_shardings=(placement.state, placement.batch))
+
+
+def _jit(function: Callable, placement: Placement, in_shardings: tuple) -> Callable:
+    """`function(state, ...)` compiled for the devices of `placement`; the old state's memory is used for the new."""
+    options = backend.compiler_options(placement.platform)
+    out = placement.state
+    return jax.jit(function, donate_argnums=0, in_shardings=in_shardings, out_shardings=out, compiler_options=options)
