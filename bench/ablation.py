@@ -11,9 +11,7 @@ from typing import Any
 import race
 import tyro
 
-from jaxgpt import presets
-from jaxgpt.config import override
-from jaxgpt.training import loop as fit
+import jaxgpt
 
 WITHOUT: dict[str, dict[str, Any]] = {
     "all of it": {},
@@ -37,15 +35,16 @@ def main(preset: str = "speedrun", seeds: int = 5, json: Path | None = None) -> 
         seeds: How many runs of each.
         json: File to write the figures to.
     """
+    jaxgpt.setup()
     ends: dict[str, list[float]] = {}
     quarters: dict[str, list[float]] = {}
     for name, changes in WITHOUT.items():
         ends[name], quarters[name] = [], []
         for seed in range(1, 1 + seeds):
-            config = presets.preset(preset, seed=seed, eval_windows=ON_THE_WAY, sample_tokens=0, **changes)
-            config = override(config, eval_interval=config.max_steps // 4)
+            config = jaxgpt.preset(preset, seed=seed, eval_windows=ON_THE_WAY, sample_tokens=0, **changes)
+            config = jaxgpt.override(config, eval_interval=config.max_steps // 4)
             with tempfile.TemporaryDirectory() as folder:
-                rows = fit.train(config, out=Path(folder) / "run", quiet=True).metrics
+                rows = jaxgpt.train(config, out=Path(folder) / "run", quiet=True).metrics
             quarters[name] += [row["val_loss"] for row in rows if row["step"] == config.eval_interval]
             ends[name].append(rows[-1]["final_val_loss"])
     table = [(name, *compared(ends, name), *compared(quarters, name)) for name in WITHOUT]

@@ -17,24 +17,24 @@ def contestant(name: str, preset: str):
     import jax
     import optax
 
-    from jaxgpt import presets
-    from jaxgpt.device import backend, sharding
-    from jaxgpt.training import muon
-    from jaxgpt.training import step as trainer
+    import jaxgpt
+    from jaxgpt.device import backend
+    from jaxgpt.model import build
+    from jaxgpt.training import muon, step
 
-    backend.setup()
-    config = presets.preset(preset, vocab_size=65)
-    mesh = trainer.make_mesh(config)
-    tx = muon.scale_by_muon(config.muon_momentum, mesh) if name == "jaxgpt" else optax.contrib.muon(-1.0)
+    jaxgpt.setup()
+    config = jaxgpt.preset(preset, vocab_size=65)
+    placement = step.placement(config)
+    tx = muon.scale_by_muon(config.muon_momentum, placement.mesh) if name == "jaxgpt" else optax.contrib.muon(-1.0)
 
     def start():
-        blocks = trainer.init_params(config.model, 0)["h"]
+        blocks = build.init_params(config.model, 0)["h"]
         matrices = {i: x for i, x in enumerate(jax.tree.leaves(blocks)) if x.ndim == 2}
         return matrices, tx.init(matrices)
 
-    everywhere = sharding.replicated(mesh)
+    everywhere = placement.state
     grads, state = jax.jit(start, out_shardings=everywhere)()
-    options = backend.compiler_options(jax.default_backend())
+    options = backend.compiler_options(placement.platform)
     update = jax.jit(tx.update, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options)
     return race.one_by_one(lambda: jax.block_until_ready(update(grads, state, grads)))
 

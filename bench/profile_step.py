@@ -14,37 +14,31 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import race
+import train_step
 import tyro
 
-from jaxgpt import presets
-from jaxgpt.device import backend, sharding
-from jaxgpt.training import step as trainer
+import jaxgpt
+from jaxgpt.training import feed, step
 
 
 def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
     """The compiled program's text, the profiler's events of `steps` steps, and the number of devices."""
-    backend.setup()
-    config, float32 = presets.preset(preset, vocab_size=65), jnp.dtype("float32")
-    mesh = trainer.make_mesh(config)
-    everywhere = sharding.replicated(mesh)
-    text = jax.random.randint(jax.random.key(0), (1_003_854,), 0, 65).astype(jnp.uint16)
-    text = jax.device_put(text, everywhere)
-    state = jax.jit(lambda: trainer.init_state(config, float32), out_shardings=everywhere)()
-    step = trainer.make_train_step(config, float32, mesh)
-    program = step.lower(state, text).compile().as_text()
-    for _ in range(steps):  # to warm up
-        state, _ = step(state, text)
-    jax.block_until_ready(state)
+    jaxgpt.setup()
+    config, float32 = jaxgpt.preset(preset, vocab_size=65), np.dtype("float32")
+    placement = step.placement(config)
+    text = jax.device_put(train_step.random_text(), placement.state)
+    state = jax.jit(lambda: step.init_state(config, float32), out_shardings=placement.state)()
+    loop = feed.device_loop(config, float32, placement).lower(state, text, np.int32(1)).compile()
+    state, _ = jax.block_until_ready(loop(state, text, np.int32(steps)))  # to warm up
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(steps):
-                state, _ = step(state, text)
-            jax.block_until_ready(state)
+            jax.block_until_ready(loop(state, text, np.int32(steps)))
         (trace,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
         events = json.loads(gzip.decompress(Path(trace).read_bytes()))["traceEvents"]
-    return program, [e for e in events if e.get("ph") == "X" and "hlo_op" in e.get("args", {})], mesh.size
+    events = [e for e in events if e.get("ph") == "X" and "hlo_op" in e.get("args", {})]
+    return loop.as_text(), events, placement.mesh.size
 
 
 def kind(name: str, line: str) -> str:

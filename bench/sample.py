@@ -10,7 +10,7 @@ import race
 import tyro
 
 from jaxgpt import presets
-from jaxgpt.training import step as trainer
+from jaxgpt.model import build
 
 HERE = Path(__file__)
 
@@ -19,15 +19,13 @@ def ours(preset: str, tokens: int, samples: int):
     """Our `generate`, as sample.py and `Run.samples` call it, from a prompt of one token; random weights."""
     import jax
     import numpy as np
-    from flax import nnx
 
+    import jaxgpt
     from jaxgpt import sampling
-    from jaxgpt.device import backend
 
-    backend.setup()
+    jaxgpt.setup()
     config = presets.preset(preset, vocab_size=65).model
-    params = jax.jit(lambda: trainer.init_params(config, 0))()
-    model = nnx.merge(trainer.graph(config), params)
+    model = build.merge(config, jax.jit(lambda: build.init_params(config, 0))())
     prompt = np.zeros(1, np.int32)
 
     def run():
@@ -62,7 +60,7 @@ def main(
     """
     numbers = [str(tokens), str(samples)]
     contestants = {"jaxgpt": [str(HERE), "--contestant", preset, *numbers]}
-    count = str(trainer.n_params(presets.preset(preset, vocab_size=65).model))
+    count = str(build.n_params(presets.preset(preset, vocab_size=65).model))
     contestants["reading the weights"] = [str(HERE.with_name("peak.py")), "weights", count, str(tokens)]
     if nanogpt is not None:
         contestants["nanoGPT"] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), preset, "sample", *numbers]

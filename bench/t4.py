@@ -5,6 +5,7 @@ python bench/t4.py --verbose --json out.json
 It needs `pip install -r requirements.txt` on Linux x86-64, for XLA's CUDA compiler, and no driver. Nothing is run, so
 nothing is timed: the roofline is the time in which a T4 could do all this, were every operation to run either at the
 full width of its memory or at the full speed of its tensor cores, whichever takes longer for it, one after another.
+The program is the loop that train.py calls, and what is counted is a call that makes one step.
 XLA picks the libraries' kernels by trying them out on the GPU, which it cannot do here: they may differ on a real T4.
 """
 
@@ -41,29 +42,25 @@ device_description_str: "Tesla T4"
 
 
 def compile_step(preset: str):
-    """The training step of `preset`, in the type that `auto` picks for a T4, compiled for one."""
+    """The program that train.py calls for training steps of `preset`, in the type that `auto` picks for a T4, compiled
+    for one."""
     # Before JAX is imported: its CUDA plugin must not look for a GPU, and nothing here runs on one.
     os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     import jax
-    import jax.numpy as jnp
+    import numpy as np
     from jax.experimental import topologies
 
     from jaxgpt import presets
     from jaxgpt.device import precision, sharding
-    from jaxgpt.training import step as trainer
+    from jaxgpt.training import feed, step
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=T4, topology="1x1x1")
-    mesh = sharding.over(list(topology.devices))
-    there = sharding.replicated(mesh)
-
-    def shapes(tree):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), tree)
-
+    placement = sharding.place(list(topology.devices))
     config = presets.preset(preset, vocab_size=65)
     dtype, _ = precision.choose(config.dtype, topology.devices[0])
-    state = jax.eval_shape(lambda: trainer.init_state(config, dtype))
-    step = trainer.make_train_step(config, dtype, mesh)
-    return step.lower(*shapes((state, jax.ShapeDtypeStruct((1_003_854,), jnp.uint16)))).compile()
+    state = step.abstract_state(config, dtype, placement)
+    text = jax.ShapeDtypeStruct((1_003_854,), np.uint16, sharding=placement.state)
+    return feed.device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
 
 
 def seconds(cost: hlo.Cost) -> float:
@@ -96,7 +93,7 @@ def movers(costs: list[hlo.Cost], count: int) -> list[tuple]:
     bytes_of, number = collections.Counter(), collections.Counter()
     for cost in costs:
         kind = "library" if cost.product else re.sub(r"[.\d]+$", "", cost.operation.name)
-        name = (cost.operation.source.removeprefix("jit(train_step)/"), kind)
+        name = (cost.operation.source.removeprefix("jit(loop)/while/body/"), kind)
         bytes_of[name] += cost.times * cost.bytes
         number[name] += cost.times
     return [(f"`{s}`", kind, number[s, kind], f"{b / 1e9:.2f} GB") for (s, kind), b in bytes_of.most_common(count)]

@@ -23,7 +23,7 @@ import tyro
 from jaxgpt import presets
 from jaxgpt.data import batches, corpus
 from jaxgpt.data.tokenizer import CharTokenizer
-from jaxgpt.runs import run
+from jaxgpt.runs.folder import RunFolder
 
 HERE = Path(__file__)
 README_RECIPE = [  # "I only have a macbook", in nanoGPT's README
@@ -97,7 +97,7 @@ def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
             size = (timed / "metrics.jsonl").stat().st_size if (timed / "metrics.jsonl").exists() else 0
             if size != known:  # reading is work for the cores that train
                 known, now = size, time.perf_counter() - began
-                for row in run.read_metrics(timed):
+                for row in RunFolder(timed).rows():
                     times.setdefault(row["step"], now)
     seconds = time.perf_counter() - began
     if process.returncode:
@@ -107,7 +107,7 @@ def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
     windows, _ = batches.fixed_windows(len(validation), presets.preset(preset).model.block_size)
     counting = [f"--eval-interval={EVERY}", f"--eval-windows={len(windows)}", "--sample-tokens=0"]
     subprocess.run([*command, *counting, "--out", str(counted)], stdout=subprocess.DEVNULL, env=environment, check=True)
-    return [(times[row["step"]], row["val_loss"]) for row in run.read_metrics(counted) if "val_loss" in row], seconds
+    return [(times[row["step"]], row["val_loss"]) for row in RunFolder(counted).rows() if "val_loss" in row], seconds
 
 
 def first_below(curve: Curve, loss: float) -> float | None:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import race
 import tyro
 
@@ -18,39 +19,41 @@ HERE = Path(__file__)
 def ours(preset: str, *changes: str):
     """Our training step, as train.py runs it, drawing its batches from a random text."""
     import jax
-    import jax.numpy as jnp
 
-    from jaxgpt.device import backend, precision, sharding
-    from jaxgpt.training import loop as fit
-    from jaxgpt.training import step as trainer
+    import jaxgpt
+    from jaxgpt.device import precision
+    from jaxgpt.training import feed, step
+    from jaxgpt.training.pacer import CALL_SECONDS
 
-    backend.setup()
+    jaxgpt.setup()
     values = {name: int(value) if value.isdigit() else value for name, value in (c.split("=") for c in changes)}
     config = presets.preset(preset, vocab_size=65, **values)
-    dtype, _ = precision.choose(config.dtype, jax.devices()[0])
-    tokens = jax.random.randint(jax.random.key(0), (1_003_854,), 0, 65).astype(jnp.uint16)
-    mesh = trainer.make_mesh(config)
-    train_steps = trainer.make_train_steps(config, dtype, mesh)
-    everywhere = sharding.replicated(mesh)
-    state = jax.jit(lambda: trainer.init_state(config, dtype), out_shardings=everywhere)()
-    tokens = jax.device_put(tokens, everywhere)
-    at_once = 1
+    placement = step.placement(config)
+    dtype, _ = precision.choose(config.dtype, placement.mesh.devices.flat[0])
+    train_steps = feed.compile_train_steps(config, dtype, placement, random_text())
+    state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=placement.state)()
+    done, steps_per_call = 0, 1
 
     def run(n: int):
         """`n` steps as the training loop makes them: a few by a call, and a call's loss read while the next is on."""
-        nonlocal state, at_once
-        began, left, loss = time.perf_counter(), n, None
-        while left:
-            some = min(left, at_once, config.log_interval)
-            before = loss
-            state, (loss, *_) = train_steps(state, tokens, some)
-            left -= some
+        nonlocal state, done, steps_per_call
+        began, end, metrics = time.perf_counter(), done + n, None
+        while done < end:
+            some = min(end - done, steps_per_call, config.log_interval)
+            before = metrics
+            state, metrics = train_steps(state, done, some)
+            done += some
             if before is not None:
-                before.item()
-        loss.item()
-        at_once = max(1, int(fit.CALL_SECONDS * n / (time.perf_counter() - began)))
+                before.loss.item()
+        metrics.loss.item()
+        steps_per_call = max(1, int(CALL_SECONDS * n / (time.perf_counter() - began)))
 
     return run
+
+
+def random_text() -> np.ndarray:
+    """As long as the training text of tiny Shakespeare, and with as many different tokens: (N,)."""
+    return np.random.default_rng(0).integers(0, 65, 1_003_854, np.uint16)
 
 
 def flops(config) -> float:

@@ -2,8 +2,8 @@
 
     python bench/without.py --preset t4 --json out.json
 
-On a CPU. What is left out here is in jaxgpt/ops.py, attention.py, sharding.py, optimizer.py and backend.py, each with
-the reason why it is there.
+On a CPU. What is left out here is in jaxgpt/model/{ops,attention}.py, device/{sharding,backend}.py,
+training/optimizer.py and cli/process.py, each with the reason why it is there.
 """
 
 import os
@@ -28,25 +28,24 @@ def plain_xla():
 
 
 def memory_given_back():
-    from jaxgpt.device import backend
+    from jaxgpt.cli import process
 
-    backend._keep_freed_memory = lambda: None
+    process._keep_freed_memory = lambda: None
 
 
 def plain_matmul():
     import jax.numpy as jnp
 
-    from jaxgpt.model import gpt as model
+    from jaxgpt.model import gpt
 
-    model.matmul = lambda x, w, dtype: jnp.matmul(x, w, preferred_element_type=dtype)
+    gpt.matmul = lambda x, w, dtype: jnp.matmul(x, w, preferred_element_type=dtype)
 
 
 def plain_attention():
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt.model import gpt as model
-    from jaxgpt.model import ops
+    from jaxgpt.model import gpt, ops
 
     def attention(q, k, v, rate, key):
         scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
@@ -54,21 +53,21 @@ def plain_attention():
         weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
         return jnp.einsum("bhts,bshd->bthd", ops.dropout(weights, rate, key), v)
 
-    model.causal_attention = attention
+    gpt.causal_attention = attention
 
 
 def plain_layer_norm():
     import jax
     import jax.numpy as jnp
 
-    from jaxgpt.model import gpt as model
+    from jaxgpt.model import gpt
 
     def layer_norm(x, scale, bias):
         centred = x - x.mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale
         return y if bias is None else y + bias
 
-    model.layer_norm = layer_norm
+    gpt.layer_norm = layer_norm
 
 
 def random_bits_by_jax():
@@ -90,7 +89,7 @@ def optax_adam():
 def whole_share():
     from jaxgpt.device import sharding
 
-    sharding.micro_batches = lambda config, mesh: 1
+    sharding._cpu_micro_batches = lambda rows, block_size: 1
 
 
 TRICKS = {

@@ -22,8 +22,6 @@ from jaxgpt.fields import (
     Texts,
     bound_problems,
     describe,
-    expected,
-    from_text,
     suggest,
     type_problems,
 )
@@ -179,23 +177,6 @@ def fields() -> dict[str, FieldInfo]:
     names = list(train)
     before, after = names[: names.index("model")], names[names.index("model") + 1 :]
     return {name: train[name] for name in before} | model | {name: train[name] for name in after}
-
-
-def parse(values: dict[str, str]) -> dict[str, Any]:
-    """Fields given as text, as on a command line: the same with values of their types.
-
-    Raises:
-        UserError: that names every field whose text is no value of its type.
-    """
-    parsed, problems = {}, []
-    for name, text in values.items():
-        kind = fields()[name].type
-        try:
-            parsed[name] = from_text(text, kind)
-        except ValueError:
-            problems.append(expected(name, kind, text))
-    _raise(problems)
-    return parsed
 
 
 def validate(config: TrainConfig) -> TrainConfig:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 # Before anything of ours is imported: compiled programs are cached, but not in the user's folder.
 os.environ.setdefault("JAXGPT_HOME", os.path.join(tempfile.gettempdir(), "jaxgpt-tests"))
@@ -16,6 +18,9 @@ import pytest
 import jaxgpt
 
 jax.config.update("jax_num_cpu_devices", 4)  # so that what is shared among devices can be tested
+# Many tests train the same small models: what one has compiled, the others need not.
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXGPT_HOME"], "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 SPEAKERS = ("ROMEO", "JULIET", "NURSE")
 WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()  # noqa: SIM905
@@ -29,31 +34,45 @@ def text() -> str:
     return "\n".join(lines)
 
 
-@pytest.fixture
-def text_file(text, tmp_path):
-    path = tmp_path / "text.txt"
+@pytest.fixture(scope="session")
+def text_file(text, tmp_path_factory) -> Path:
+    """That text in a file, which no test changes."""
+    path = tmp_path_factory.mktemp("data") / "text.txt"
     path.write_text(text, "utf-8")
     return path
 
 
-@pytest.fixture
-def tiny(text_file) -> jaxgpt.TrainConfig:
-    """A run that takes a second: two layers, 16 wide, on the made-up text."""
+@pytest.fixture(scope="session")
+def config(text_file) -> jaxgpt.TrainConfig:
+    """A run that takes a second: eight updates with dropout, evaluated after the fourth and the last."""
     return jaxgpt.preset(
         "cpu",
-        data=str(text_file),
-        n_layer=2,
+        data=text_file,
+        n_layer=1,
         n_head=2,
         n_embd=16,
         block_size=16,
+        embd_dropout=0.2,
         batch_size=4,
-        max_steps=6,
+        max_steps=8,
         warmup_steps=2,
-        eval_interval=3,
+        eval_interval=4,
         eval_windows=8,
         log_interval=1,
-        sample_tokens=8,
+        sample_tokens=0,
     )
+
+
+@pytest.fixture(scope="session")
+def whole(config, tmp_path_factory) -> jaxgpt.Run:
+    """The run of `config`, from start to end. Copy its folder to change it."""
+    return jaxgpt.train(config, out=tmp_path_factory.mktemp("whole") / "run", quiet=True)
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    """A copy of the whole run's folder, to go on with or to spoil."""
+    return shutil.copytree(whole.path, tmp_path / "copy")
 
 
 # PyTorch serves the parity tests alone, and is not asked of everybody.

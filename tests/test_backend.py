@@ -1,7 +1,8 @@
-"""What JAX is told of the machine, and what of it a person is told."""
+"""What the library knows of the machine, and what of it a person is told."""
 
 import ctypes
 import importlib.util
+import os
 from types import SimpleNamespace
 
 import jax
@@ -12,15 +13,12 @@ from jaxgpt.device import backend
 
 @pytest.fixture
 def settings(monkeypatch):
-    """JAX as on a machine where nobody set anything; what a test changes is put back."""
-    for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    names = ("jax_platforms", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
+    """JAX as on a machine where nobody chose a platform."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    before = jax.config.jax_platforms
     jax.config.update("jax_platforms", None)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_platforms", before)
 
 
 @pytest.fixture
@@ -62,51 +60,72 @@ def test_several_gpus_are_counted(monkeypatch):
     assert backend.describe(gpu("NVIDIA T4")) == "4 x NVIDIA T4"
 
 
-def test_without_a_driver_the_cpu_is_used_and_the_reason_given(plugin_without_driver):
-    backend.setup()
-    assert jax.config.jax_platforms == "cpu"
-    assert "(no NVIDIA driver here)" in backend.describe(jax.devices("cpu")[0])  # and still, after the setup
+def test_a_missing_driver_is_told(plugin_without_driver):
+    assert "(no NVIDIA driver here)" in backend.describe(jax.devices("cpu")[0])
 
 
-def test_with_a_driver_jax_decides(plugin_without_driver, monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    backend.setup()
-    assert jax.config.jax_platforms is None
+@pytest.mark.parametrize("missing", ["driver is there", "plugin is not installed", "cpu was chosen"])
+def test_no_driver_is_missed_where_none_is_needed(missing, plugin_without_driver, monkeypatch):
+    if missing == "driver is there":
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    elif missing == "plugin is not installed":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None)
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+        jax.config.update("jax_platforms", "cpu")  # as JAX does on import
     assert "driver" not in backend.describe(jax.devices("cpu")[0])
 
 
-def test_without_the_plugin_no_driver_is_missed(settings, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None)
-    monkeypatch.setattr(ctypes, "CDLL", no_library)
-    backend.setup()
-    assert jax.config.jax_platforms is None
-    assert "driver" not in backend.describe(jax.devices("cpu")[0])
+def test_the_preset_is_chosen_without_a_change_to_the_process(plugin_without_driver):
+    before = dict(jax.config.values)
+    backend.default_preset()
+    assert dict(jax.config.values) == before
 
 
-def test_the_users_choice_of_platforms_stays(plugin_without_driver, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
-    jax.config.update("jax_platforms", "cuda,cpu")  # as JAX does on import
-    backend.setup()
-    assert jax.config.jax_platforms == "cuda,cpu"
+@pytest.mark.parametrize(("count", "words"), [(1, "CPU, 1 core"), (2, "CPU, 2 cores")])
+def test_a_cpu_is_described_by_its_cores(count, words, settings, monkeypatch):
+    monkeypatch.setattr(backend, "cores", lambda: count)
+    assert backend.describe(jax.devices("cpu")[0]) == words
 
 
-def test_a_cpu_that_the_user_chose_needs_no_reason(plugin_without_driver, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    jax.config.update("jax_platforms", "cpu")
-    assert "driver" not in backend.describe(jax.devices("cpu")[0])
+# How many processors the control group allows: files as Linux shows them
+
+V2 = "0::/user.slice/run-7.scope\n"
+V1 = "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n"
 
 
-def test_compiled_programs_are_kept_in_jaxgpts_folder(settings, monkeypatch, tmp_path):
-    monkeypatch.setenv("JAXGPT_HOME", str(tmp_path))
-    jax.config.update("jax_compilation_cache_dir", None)
-    backend.setup()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
+@pytest.mark.parametrize(
+    ("own", "limits", "quota"),
+    [
+        (V2, {}, float("inf")),
+        (V2, {"user.slice/run-7.scope/cpu.max": "max 100000"}, float("inf")),
+        (V2, {"user.slice/run-7.scope/cpu.max": "150000 100000"}, 1.5),
+        (V2, {"user.slice/run-7.scope/cpu.max": "400000 100000", "user.slice/cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "100000 100000"}, 1),  # in a container
+        (V1, {"cpu/docker/abc/cpu.cfs_quota_us": "-1", "cpu/docker/abc/cpu.cfs_period_us": "100000"}, float("inf")),
+        (V1, {"cpu/docker/abc/cpu.cfs_quota_us": "50000", "cpu/docker/abc/cpu.cfs_period_us": "100000"}, 0.5),
+        (V1, {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),  # in a container
+        (V1, {"memory/docker/abc/cpu.max": "100000 100000"}, float("inf")),  # another controller's tree
+    ],
+)
+def test_the_quota_of_the_control_group_is_read(own, limits, quota, tmp_path):
+    (tmp_path / "own").write_text(own)
+    for name, limit in limits.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    assert backend._quota(tmp_path / "cgroup", tmp_path / "own") == quota
 
 
-def test_the_users_folder_of_compiled_programs_stays(settings, tmp_path):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    backend.setup()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+def test_a_system_without_control_groups_has_no_quota(tmp_path):
+    assert backend._quota(tmp_path / "none", tmp_path / "none") == float("inf")
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(float("inf"), 64), (1, 1), (0.5, 1), (1.5, 2), (100, 64)])
+def test_the_cores_are_those_that_the_program_may_use(quota, cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(backend, "_quota", lambda: quota)
+    assert backend.cores() == cores
 
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):

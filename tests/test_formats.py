@@ -112,7 +112,7 @@ def database() -> bytes:
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture", "choose a text file"),
         (numpy_array(), "a NumPy array", "choose a text file"),
         (pickle.dumps({"a": 1}), "a Python pickle", "choose a text file"),
-        (b'\x40\0\0\0\0\0\0\0{"weight":{"dtype":"F32"', "a safetensors file", "choose a text file"),
+        (b'\n\1\0\0\0\0\0\0{"weight":{"dtype":"F32"', "a safetensors file", "choose a text file"),
         (database(), "a database", "save its text"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -19,7 +19,7 @@ ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --r
 
 Train a GPT, and leave it in a folder below runs/. Ctrl-C stops it and saves; `resume` goes on.
 
-Presets: {presets}. The defaults below, in brackets, are those of the chosen one."""
+Presets: {presets}. The defaults below, in brackets, are those of {preset}."""
 
 RUN_FLAGS = [
     Flag("out", Path, None, "Folder to make for the run; by default runs/PRESET, or the next free name."),
@@ -53,8 +53,9 @@ def _groups() -> flags.Groups:
 def _train(given: dict[str, Any]) -> None:
     out, resume = given.pop("out", None), given.pop("resume", None)
     if given.pop("help", False):
-        about = ABOUT.format(program=program("train"), presets=", ".join(presets.PRESETS))
-        print(flags.page(about, _groups(), configs.flat(_recipe(given))))
+        preset = presets.preset(given.get("preset", "speedrun"))
+        about = ABOUT.format(program=program("train"), presets=", ".join(presets.PRESETS), preset=preset.preset)
+        print(flags.page(about, _groups(), configs.flat(preset)))
     elif resume:
         _resume(out if resume is True else resume, out, given)
     else:
@@ -105,5 +106,5 @@ def _finish(train: Callable[[StopRequest], Any], path: Path) -> None:
         train(StopRequest(exit_on_second_ctrl_c=True))
     except Interrupted as stop:
         next = f"{program('train')} --resume {quoted(path)}"
-        raise Interrupted(f"{stop}. To go on:\n\n    {next}\n", stop.signal_number) from stop
-    say(f"\n    {program('sample')} --run {quoted(path)} --tokens 500\n", sys.stdout)
+        raise Interrupted(f"{stop}. To go on:\n\n    {next}", stop.signal_number) from stop
+    say(f"    {program('sample')} --run {quoted(path)} --tokens 500\n", sys.stdout)

@@ -6,6 +6,7 @@ import re
 import reprlib
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgpt.data import formats, tiny_shakespeare
@@ -15,7 +16,7 @@ from jaxgpt.files import reason, shown
 TINY_SHAKESPEARE = "tinyshakespeare"
 STDIN = ("-", "/dev/stdin")
 
-Data = str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
+Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load(data: Data) -> str:

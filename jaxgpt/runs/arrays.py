@@ -32,6 +32,7 @@ T = TypeVar("T")
 PLAIN = re.compile(r"[A-Za-z0-9_./ -]*")  # a path that means the same to Orbax as to everybody
 LOGGERS = ("absl", "asyncio")  # of Orbax, and of every task that an error ends
 LONGEST_END = 2.0  # seconds
+FILE = re.compile(r' (in OCDBT database at|of) local file "[^"]*"')  # in what TensorStore says
 LONGEST_CAUSE = 200  # characters
 
 
@@ -66,7 +67,7 @@ def read(folder: Path, like: Any) -> Any:
 
 
 def in_thread(work: Callable[..., T], *args) -> "Future[T]":
-    """Begins `work(*args)`. The thread is a daemon, so that a disk that does not answer keeps no process from ending."""
+    """Begins `work(*args)`. The thread is a daemon: a disk that does not answer keeps no process from ending."""
     future: Future[T] = Future()
 
     def run():
@@ -81,16 +82,18 @@ def in_thread(work: Callable[..., T], *args) -> "Future[T]":
 
 def cause(error: BaseException) -> tuple[int, str]:
     """What lies at the bottom of `error`: the system's number for it, or 0, and a short line."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    text = " ".join(str(error).split()) or type(error).__name__
+    while error.__cause__:  # not `__context__`, which may be what the caller was busy with
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    if " " not in text:  # as of a `KeyError`
+        text = f"{type(error).__name__}: {text}"
     if found := re.search(r"os_error_code='?(\d+)", text):  # so TensorStore tells of an `OSError`
         error = OSError(int(found[1]), os.strerror(int(found[1])))
     elif isinstance(error, MemoryError) or "out of memory" in text.lower():
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, OSError) and error.errno:
         return error.errno, error.strerror
-    text = re.sub(r' in OCDBT database at local file "[^"]*"', "", text.partition(" [tensorstore_spec")[0])
+    text = FILE.sub("", text.partition(" [tensorstore_spec")[0])
     return 0, text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]}..."
 
 
@@ -175,7 +178,7 @@ def _end_orphans(error: BaseException | None) -> None:
 
 
 def _is_orphan(thing: Any) -> bool:
-    return issubclass(type(thing), asyncio.Future) and not thing.done() and thing.get_loop().is_closed()
+    return type(thing) in (asyncio.Future, asyncio.Task) and not thing.done() and thing.get_loop().is_closed()
 
 
 _quiet = _Quiet()

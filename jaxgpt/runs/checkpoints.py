@@ -33,9 +33,8 @@ STEP = re.compile("0|[1-9][0-9]*")  # not `-1` or `6 (1)`, which are somebody el
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is not whole
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ADVICE = {
-    **dict.fromkeys(FULL, "free some space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make the folder writable"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "the folder is no longer there"),
+    **dict.fromkeys(FULL, ": free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ": make the folder writable"),
 }
 
 
@@ -197,8 +196,9 @@ class Checkpoints:
                 if old not in kept and self._val_loss(old) is not None:
                     self._remove(old)
         except Exception as error:
+            failure = self._not_written(error)
             _delete(unfinished)
-            raise self._not_written(error) from error
+            raise failure from error
 
     def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         return {name: arrays.read(self.folder / str(step) / name, tree) for name, tree in like.items()}
@@ -236,7 +236,8 @@ class Checkpoints:
 
     def _not_written(self, error: Exception) -> OSError:
         number, cause = arrays.cause(error)
-        advice, kept = f": {ADVICE[number]}" if number in ADVICE else "", ""
+        advice = ADVICE.get(number, "") if self.folder.is_dir() else ": the folder is no longer there"
+        kept = ""
         with contextlib.suppress(OSError):
             if number in FULL:
                 cause += f", {shutil.disk_usage(self.folder).free / 2**20:,.0f} MiB free there"

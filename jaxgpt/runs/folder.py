@@ -41,7 +41,7 @@ class RunFolder:
         """Raises `UserError` if the folder is taken; an empty one is not."""
         try:
             free = not os.path.lexists(self.path) or not any(self.path.iterdir())
-        except OSError as problem:
+        except (OSError, ValueError) as problem:
             raise UserError(f"{self} cannot be a run's folder ({reason(problem)}): choose another `out`") from problem
         if not free:
             raise UserError(f"{self} exists and is not overwritten: choose another `out`, or `resume` it")
@@ -51,7 +51,7 @@ class RunFolder:
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
+        except (OSError, ValueError) as problem:
             raise UserError(f"{self} cannot be made ({reason(problem)}): choose another `out`") from problem
         self.write_config(config)
         tokenizer.save(self.tokenizer)

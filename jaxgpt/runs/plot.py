@@ -25,6 +25,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token"
     axes.plot(*zip(*trained, strict=True), color="#08519c", marker="o", markersize=3, label="validation")
     axes.plot(*zip(*untrained, strict=True), color="#08519c", marker="o", markersize=3, linestyle="none")
     axes.set(xlabel="step", ylabel=f"loss (nats a {unit})")
+    title = "".join(c if c.isprintable() else "?" for c in title)
     axes.set_title(title, parse_math=False)  # a "$" in a name is no formula
     axes.grid(alpha=0.3)
     axes.legend()

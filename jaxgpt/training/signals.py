@@ -57,17 +57,20 @@ class StopRequest:
             for number in self._taken:
                 signal.signal(number, self._handle)
             self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, name="jaxgpt-signals", daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, name="jaxgpt-signals", daemon=True)
+            self._listener.start()
         return self
 
     def __exit__(self, *exception) -> None:
         if self._active:
+            self._active = False
             signal.set_wakeup_fd(-1)
             with contextlib.suppress(OSError, ValueError):  # whoever it belonged to may have closed it
                 signal.set_wakeup_fd(self._wakeup_before)
             for number, handler in self._taken.items():
                 signal.signal(number, handler)
-            self._wakeup.close()  # ends the thread
+            self._wakeup.close()  # ends the thread,
+            self._listener.join(1)  # if it is not kept by a stderr that nobody reads
 
     def _handle(self, number: int, _) -> None:
         """Runs in the main thread, and perhaps late."""
@@ -95,8 +98,18 @@ class StopRequest:
         elif number == signal.SIGINT and time.monotonic() - self._since > COPY_SECONDS:
             if self._exit_on_second_ctrl_c:
                 _leave(128 + number)
-            self._quit, self._since = True, time.monotonic()
-            _thread.interrupt_main()  # `_handle` is called, as by another Ctrl-C (a copy to this thread)
+            self._interrupt_main()
+            self._since = time.monotonic()
+
+    def _interrupt_main(self) -> None:
+        """Has `_handle` called in the main thread, again and again: once it may not be waked from a wait."""
+        self._quit = True
+        while self._quit and self._active:
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            else:
+                _thread.interrupt_main()
+            time.sleep(0.05)
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,153 @@
+"""Steps one after another: the same batches from a text on the device and from one on the host, and what a call costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from toy import CONFIG, F32, assert_near, assert_same, differ
+
+from jaxgpt.config import TrainConfig, override
+from jaxgpt.training import feed
+
+FEEDERS = [feed.from_device, feed.from_host]
+DROPPING = override(CONFIG, dropout=0.5)
+
+
+@pytest.fixture
+def updates_that_tell(monkeypatch):
+    """Updates that train nothing: their metrics are the inputs, the targets and the key that they were given."""
+
+    def update(state, inputs, targets, key):
+        return state._replace(step=state.step + 1), (inputs, targets, jax.random.key_data(key))
+
+    monkeypatch.setattr(feed, "make_update", lambda config, dtype, placement: update)
+
+
+def told(feeder, config: TrainConfig, tokens, steps, n_devices: int = 1) -> list:
+    """What the update of each step was given."""
+    on = toy.placement(n_devices)
+    train_steps, state = feeder(config, F32, on, tokens), toy.init_state(config, F32, on)
+    found = []
+    for i in steps:
+        state, given = train_steps(state._replace(step=jax.device_put(np.int32(i), on.state)), i, 1)
+        found.append(jax.tree.map(np.asarray, given))
+    return found
+
+
+# Which batches
+
+STEPS = [*range(70), 10**6, 2**31 - 2]  # the host draws the positions of 64 steps together
+
+
+@pytest.mark.parametrize("n_devices", [1, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, updates_that_tell):
+    tokens = toy.TEXT.astype(dtype)
+    device, host = (told(feeder, CONFIG, tokens, STEPS, n_devices) for feeder in FEEDERS)
+    assert_same(device, host)
+    assert {leaf.dtype for leaf in host[0][:2]} == {np.dtype("int32")}
+
+
+@pytest.mark.parametrize("feeder", FEEDERS)
+def test_every_step_and_every_seed_has_a_batch_and_a_key_of_its_own(feeder, updates_that_tell):
+    tokens = np.arange(1000, dtype=np.uint16)
+    found = told(feeder, CONFIG, tokens, range(10)) + told(feeder, override(CONFIG, seed=2), tokens, range(10))
+    for first_tokens, keys in [({x[:, 0].tobytes() for x, _, _ in found}, {key.tobytes() for _, _, key in found})]:
+        assert len(first_tokens) == len(keys) == 20
+
+
+@pytest.mark.parametrize("feeder", FEEDERS)
+def test_targets_are_the_text_one_token_after_the_inputs(feeder, updates_that_tell):
+    ((inputs, targets, _),) = told(feeder, CONFIG, np.arange(1000, dtype=np.uint16), [3])
+    assert inputs.shape == (4, 8)
+    assert_same(inputs, inputs[:, :1] + np.arange(8))
+    assert_same(targets, inputs + 1)
+
+
+class EndlessText:
+    """Tokens that tell their place in a text of 2^33."""
+
+    dtype, nbytes = np.dtype("int64"), 2**36
+
+    def __len__(self) -> int:
+        return 2**33
+
+    def __getitem__(self, index):
+        return index >> 8  # in int32
+
+
+def test_a_text_beyond_the_reach_of_a_device_feeds_updates_from_all_of_it(updates_that_tell):
+    on, state = toy.placement(), toy.init_state()
+    train_steps = feed.compile_train_steps(CONFIG, F32, on, EndlessText())
+    places = []
+    for i in range(50):
+        state, (inputs, _, _) = train_steps(state, i, 1)
+        places.append(np.asarray(inputs)[:, 0] / 2**25)
+    assert np.histogram(places, 4, (0, 1))[0].min() > 25  # 200 places in all
+
+
+def test_a_run_by_either_feeder_is_the_same():
+    on = toy.placement(2, 2)
+    runs = [feeder(DROPPING, F32, on, toy.TEXT)(toy.init_state(DROPPING, F32, on), 0, 5) for feeder in FEEDERS]
+    (device, device_metrics), (host, host_metrics) = runs
+    assert_near(host_metrics, device_metrics, 1e-6)
+    assert_near(host.params, device.params, 1e-6)
+    assert differ(host.params, toy.init_state().params)
+    assert host.step == device.step == 5
+
+
+def test_the_text_goes_to_the_device_only_if_it_fits(monkeypatch):
+    monkeypatch.setattr(feed, "from_device", lambda *_: "device")
+    monkeypatch.setattr(feed, "from_host", lambda *_: "host")
+
+    def choice(tokens):
+        return feed.compile_train_steps(CONFIG, F32, toy.placement(), tokens)
+
+    assert choice(toy.TEXT) == "device"
+    monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 1000)
+    assert (choice(toy.TEXT), choice(toy.TEXT.astype(np.int32))) == ("device", "host")  # 1,000 and 2,000 bytes
+    monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 2**60)
+    assert choice(EndlessText()) == "host"  # no device's index names its last tokens
+
+
+# What a call does
+
+
+def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
+    state, metrics = toy.init_state(DROPPING), []
+    for n in (1, 3, 2):
+        state, last = toy.loop(DROPPING)(state, toy.TEXT, n)
+        metrics.append(last)
+    straight, of_each = toy.run(DROPPING, 6)
+    assert_same(state, straight)
+    assert_same(metrics, [of_each[i] for i in (0, 3, 5)])
+
+
+def test_any_number_of_steps_is_the_same_program():
+    loop, on = feed.device_loop(CONFIG, F32, toy.placement()), toy.placement()
+    text, state = jax.device_put(toy.TEXT, on.state), toy.init_state()
+    for n in (1, 2, 5, 3):
+        state, _ = loop(state, text, n)
+    assert loop._cache_size() == 1
+    assert state.step == 11
+
+
+def test_nothing_moves_between_host_and_device_in_a_step():
+    loop, on = toy.loop(), toy.placement()
+    text, n, state = jax.device_put((toy.TEXT, np.int32(3), toy.init_state()), on.state)
+    state, _ = loop(state, text, n)  # compiling may move constants
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):
+            state, metrics = loop(state, text, n)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):  # else the guard guards nothing here
+            loop(state, toy.TEXT, n)
+    assert metrics.skipped == 0
+
+
+@pytest.mark.parametrize("feeder", FEEDERS)
+def test_the_old_state_is_used_up(feeder):
+    old = toy.init_state()
+    state, _ = feeder(CONFIG, F32, toy.placement(), toy.TEXT)(old, 0, 2)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.params, old.opt_state)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
