@@ -1,10 +1,11 @@
 """What an optimised XLA program does, read off its text: bytes moved, operations, and the time they cannot beat.
 
 The rule for bytes. Every operation of the entry computation, and of a loop's body as often as it runs (once, where the
-program does not know how often), reads its operands from memory and writes its results to it, each once; what is inside a fusion stays in registers. Nothing is
-counted for what moves nothing (parameters, constants, tuples and their elements, bitcasts) nor for a library's scratch
-space. Of an operand that is only sliced or gathered from, what is taken is counted; of a result that is an update in
-place, the update. Caches are not considered: this is what a program asks of memory, not what reaches it.
+program does not know how often), reads its operands from memory and writes its results to it, each once; what is inside
+a fusion stays in registers. Nothing is counted for what moves nothing (parameters, constants, tuples and their
+elements, bitcasts) nor for a library's scratch space. Of an operand that is only sliced or gathered from, what is taken
+is counted; of a result that is an update in place, the update. Caches are not considered: this is what a program asks
+of memory, not what reaches it.
 
 The rule for operations: two for every multiply-add of a matrix product, from its shapes; others are not counted.
 """

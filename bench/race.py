@@ -63,11 +63,17 @@ def _gpu():
 
 
 class Contestant:
-    """A process that waits for its turn."""
+    """A process that waits for its turn.
 
-    def __init__(self, arguments: list[str]):
+    Args:
+        arguments: of Python, to start it.
+        options: of `subprocess.Popen`, such as `cwd` and `env`.
+    """
+
+    def __init__(self, arguments: list[str], **options: Any):
         command = [sys.executable, *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, **pipes, **options)
         self.seconds: list[float] = []
         self.peak_bytes = 0
         self.repeats = 1
@@ -98,16 +104,20 @@ class Contestant:
         self.process.wait()
 
 
-def race(contestants: dict[str, list[str]], rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
+def race(
+    contestants: dict[str, list[str]], rounds: int = ROUNDS, options: dict[str, dict[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Seconds of every turn, their median, and the peak memory of each contestant, by name.
 
     Args:
         contestants: name to the arguments of Python that start it.
+        rounds: turns of each.
+        options: name to what else `Contestant` takes.
     """
     running: dict[str, Contestant] = {}
     for name, arguments in contestants.items():  # one after another: compiling takes all cores
         print(f"starting {name} ...", file=sys.stderr)
-        running[name] = Contestant(arguments).started()
+        running[name] = Contestant(arguments, **(options or {}).get(name, {})).started()
     for _ in range(rounds):
         for contestant in running.values():
             contestant.turn()
@@ -125,6 +135,11 @@ def race(contestants: dict[str, list[str]], rounds: int = ROUNDS) -> dict[str, d
     }
 
 
+def environment(home: Path) -> dict[str, str]:
+    """Of a process that keeps what it compiles in `home`, and finds there what another one left."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAXGPT_HOME": str(home)}
+
+
 def machine() -> dict[str, str]:
     """What a figure depends on: date, processor, versions, commit."""
     packages = ("jax", "flax", "optax", "numpy", "torch", "transformers")
@@ -134,15 +149,18 @@ def machine() -> dict[str, str]:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "versions": f"Python {platform.python_version()}, " + ", ".join(versions),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(Path(__file__).parent),
     }
+
+
+def commit(checkout: Path) -> str:
+    """Which one lies in a folder, and whether it was changed."""
+    git = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(git, cwd=checkout, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def _processor() -> str:

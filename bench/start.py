@@ -6,7 +6,6 @@ Measured from the start of Python, for the training step alone and for `python t
 also evaluates. The text is made up, the cache of compiled programs a folder of its own.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,33 +15,33 @@ from pathlib import Path
 import race
 import tyro
 
-from jaxgpt.runs import run
+from jaxgpt.runs.folder import RunFolder
 
-HERE = Path(__file__)
+ROOT = Path(__file__).parents[1]
 TEXT = "".join(chr(32 + (i * i) % 65) for i in range(100_000))
 
 
-def step_alone(preset: str, home: Path) -> float:
-    """Seconds from the start of Python to the end of the first training step."""
+def step_alone(preset: str, home: Path, root: Path = ROOT) -> float:
+    """Seconds from the start of Python to the end of the first training step, of the checkout at `root`."""
     began = time.perf_counter()
-    os.environ["JAXGPT_HOME"] = str(home)
-    contestant = race.Contestant([str(HERE.with_name("train_step.py")), "--contestant", preset])
+    arguments = [str(root / "bench/train_step.py"), "--contestant", preset]
+    contestant = race.Contestant(arguments, cwd=root, env=race.environment(home))
     contestant.process.stdout.readline()
     seconds = time.perf_counter() - began
     contestant.stop()
     return seconds
 
 
-def whole_command(preset: str, home: Path) -> float:
+def whole_command(preset: str, home: Path, root: Path = ROOT) -> float:
     """Seconds from the start of `python train.py` to the row of the first step in its metrics.jsonl."""
     with tempfile.TemporaryDirectory() as folder:
         text, out = Path(folder) / "text.txt", Path(folder) / "run"
         text.write_text(TEXT, "utf-8")
         flags = [f"--preset={preset}", f"--data={text}", f"--out={out}", "--log-interval=1", "--max-steps=100000"]
-        command = [sys.executable, str(HERE.parents[1] / "train.py"), *flags]
-        environment = {**os.environ, "JAXGPT_HOME": str(home)}
+        command = [sys.executable, str(root / "train.py"), *flags]
+        options = {"stdout": subprocess.DEVNULL, "cwd": root, "env": race.environment(home)}
         began = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+        with subprocess.Popen(command, **options) as process:
             while steps_done(out) < 1:
                 if process.poll() is not None:
                     raise SystemExit("train.py ended before its first step")
@@ -53,7 +52,10 @@ def whole_command(preset: str, home: Path) -> float:
 
 
 def steps_done(path: Path) -> int:
-    return max((row["step"] for row in run.read_metrics(path)), default=0)
+    return max((row["step"] for row in RunFolder(path).rows()), default=0)
+
+
+STARTS = {"the training step alone": step_alone, "python train.py": whole_command}
 
 
 def main(preset: str = "cpu", rounds: int = 3, json: Path | None = None) -> None:
@@ -65,7 +67,7 @@ def main(preset: str = "cpu", rounds: int = 3, json: Path | None = None) -> None
         json: File to write the figures to.
     """
     results: dict[str, list[list[float]]] = {}
-    for name, seconds_of in {"the training step alone": step_alone, "python train.py": whole_command}.items():
+    for name, seconds_of in STARTS.items():
         results[name] = []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as home:

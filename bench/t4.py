@@ -5,7 +5,7 @@ python bench/t4.py --verbose --json out.json
 It needs `pip install -r requirements.txt` on Linux x86-64, for XLA's CUDA compiler, and no driver. Nothing is run, so
 nothing is timed: the roofline is the time in which a T4 could do all this, were every operation to run either at the
 full width of its memory or at the full speed of its tensor cores, whichever takes longer for it, one after another.
-The program is the loop that train.py calls, and what is counted is a call that makes one step.
+The program is the loop that train.py calls; what is counted is a call that makes one step.
 XLA picks the libraries' kernels by trying them out on the GPU, which it cannot do here: they may differ on a real T4.
 """
 

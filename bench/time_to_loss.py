@@ -8,7 +8,6 @@ checkpoints that its train.py saved; ours of a second run with the same seed, wh
 nanoGPT is read from a clone of your own, and needs PyTorch and requests.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -87,7 +86,7 @@ def whole_loss(clone: Path, checkpoint: Path, text: str) -> float:
 
 def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
     """Our curve, and the seconds until we have finished."""
-    environment = {**os.environ, "JAXGPT_HOME": str(folder / "home")}  # nothing is compiled yet
+    environment = race.environment(folder / "home")  # nothing is compiled yet
     command = [sys.executable, str(HERE.parents[1] / "train.py"), "--data", str(text), "--preset", preset]
     timed, counted, times = folder / "timed", folder / "counted", {}
     began, known = time.perf_counter(), 0

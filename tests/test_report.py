@@ -1,12 +1,17 @@
-"""What a person sees: plain where the output is no terminal, nothing when quiet, files that can be read."""
+"""What a person sees: plain where the output is no terminal, nothing when quiet, and a run that outlives its reader."""
 
 import io
+import re
+import sys
 from types import SimpleNamespace
 
+import jax
 import pytest
 from rich.console import Console
 
-from jaxgpt.runs import report, run
+from jaxgpt.device import sharding
+from jaxgpt.presets import preset
+from jaxgpt.runs import report
 
 ROW = {"step": 3, "train_loss": 2.5, "step_seconds": 0.5, "tokens_per_second": 1234.4}
 
@@ -19,11 +24,12 @@ def clock(monkeypatch):
     return clock
 
 
-def tell_everything(reporter: report.Report) -> None:
+def tell_everything(reporter: report.Report, clock) -> None:
+    clock.now += report.PLAIN_SECONDS + 1
     with reporter:
         reporter.banner({"device": "CPU", "data": "[bold]text[/bold]"})
         reporter.step(ROW, 100)
-        reporter.evaluation(3, 2.25, 2.125, True, "ROMEO:\n\n[red]soft[/red]\n")
+        reporter.evaluation(3, 2.25, 2.125, True, "ROMEO:\n\n[red]soft[/red] … 日\n")
         reporter.note("done")
 
 
@@ -43,22 +49,57 @@ def test_durations_are_in_words(seconds, words):
     assert report.duration(seconds) == words
 
 
+def test_a_plural_is_for_more_than_one():
+    assert [report.count(n, "step") for n in (1, 2, 2000)] == ["1 step", "2 steps", "2,000 steps"]
+    assert report.count(2, "micro-batch", "micro-batches") == "2 micro-batches"
+
+
 def test_plain_output_has_all_facts_and_no_escape_codes(capsys, clock):
-    reporter = report.Report()
-    clock.now += report.PLAIN_SECONDS + 1
-    tell_everything(reporter)
+    tell_everything(report.Report(), clock)
     out, err = capsys.readouterr()
-    for fact in ("device  CPU", "[bold]text[/bold]", "step 3/100", "2.2500", "2.1250", "│ [red]soft[/red]", "done"):
+    for fact in (
+        "device  CPU",
+        "[bold]text[/bold]",
+        "step 3/100",
+        "2.2500",
+        "2.1250",
+        "│ [red]soft[/red] … 日",
+        "done",
+    ):
         assert fact in out
     assert "\x1b" not in out
     assert err == ""
 
 
 def test_quiet_prints_nothing(capsys, clock):
-    reporter = report.Report(quiet=True)
-    clock.now += report.PLAIN_SECONDS + 1
-    tell_everything(reporter)
+    tell_everything(report.Report(quiet=True), clock)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_what_a_console_cannot_show_is_replaced(encoding, monkeypatch, clock):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    tell_everything(report.Report(), clock)
+    output.flush()
+    shown = output.buffer.getvalue().decode(encoding)
+    assert "soft[/red]" in shown
+    assert "done" in shown
+
+
+class Closed(io.StringIO):
+    """An output that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_reader_who_goes_away_ends_the_report_and_not_the_run(terminal, clock):
+    reporter = report.Report()
+    reporter.console = report._Console(file=Closed(), force_terminal=terminal)
+    tell_everything(reporter, clock)
+    assert reporter.console.quiet
 
 
 def test_plain_progress_lines_are_far_apart(capsys, clock):
@@ -79,11 +120,24 @@ def test_an_evaluation_stands_for_a_plain_progress_line(capsys, clock):
     assert "3/100" not in capsys.readouterr().out
 
 
-def test_the_progress_line_tells_loss_speed_and_time_left(capsys, clock):
+def test_the_progress_line_tells_loss_time_left_and_speed(capsys, clock):
     reporter = report.Report()
     clock.now += report.PLAIN_SECONDS + 1
     reporter.step(ROW, 123)
-    assert capsys.readouterr().out == "step 3/123  loss 2.5000  1,234 tokens/s  1 min 00 s left\n"
+    assert capsys.readouterr().out == "step 3/123  loss 2.5000  1 min 00 s left  1,234 tokens/s\n"
+
+
+def test_a_narrow_terminal_shows_what_matters_most_and_that_whole():
+    parts = report.progress_parts(ROW, 123)
+    lines = [report.progress_line(parts, 0.25, width).plain for width in (100, 72, 50, 40, 25, 5)]
+    assert lines == [
+        f"step 3/123  {'━' * 24}  loss 2.5000  1 min 00 s left  1,234 tokens/s",
+        "step 3/123  loss 2.5000  1 min 00 s left  1,234 tokens/s",
+        "step 3/123  loss 2.5000  1 min 00 s left",
+        "step 3/123  loss 2.5000",
+        "step 3/123  loss 2.5000",
+        "step 3/123",
+    ]
 
 
 def test_a_terminal_gets_a_live_line_and_its_cursor_back(clock):
@@ -103,18 +157,43 @@ def test_a_long_sample_is_cut_to_a_few_lines(capsys):
     assert "line 4" not in shown
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
-    report.write_rows(tmp_path, [{"step": 9}])
-    report.write_rows(tmp_path, [{"step": 0, "val_loss": 1 / 3}, {"step": 1, "train_loss": 1e-30}])
-    report.append_row(tmp_path, {"step": 2})
-    assert run.read_metrics(tmp_path) == [
-        {"step": 0, "val_loss": 1 / 3},
-        {"step": 1, "train_loss": 1e-30},
-        {"step": 2},
-    ]
+# The facts
 
 
-@pytest.mark.parametrize("rows", [[{"step": 0, "val_loss": 4.0}, {"step": 1, "train_loss": 3.9}], [ROW]])
-def test_the_plot_is_a_png(rows, tmp_path):
-    report.plot(rows, "runs/cpu: $text_1", tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n")
+def facts(name: str, tmp_path, devices: int = 1, micro_batches: int = 1, **changes) -> dict[str, str]:
+    config = preset(name, vocab_size=65, data=tmp_path / "text.txt", **changes)
+    placement = sharding.place(jax.devices()[:devices], micro_batches)
+    return report.facts(config, tmp_path / "run", placement, "float32, as asked", "character", (900, 100))
+
+
+def test_a_model_is_described_by_the_sizes_that_it_has(tmp_path):
+    shapes = {name: facts(name, tmp_path)["model"] for name in ("bigram", "head", "multihead", "layernorm", "cpu")}
+    assert shapes == {
+        "bigram": "bigram, 4,225 parameters",
+        "head": "head, 7,553 parameters: 32 wide",
+        "multihead": "multihead, 7,553 parameters: 4 heads, 32 wide",
+        "layernorm": "layernorm, 42,369 parameters: 3 layers, 4 heads, 32 wide",
+        "cpu": "gpt, 804,096 parameters: 4 layers, 4 heads, 128 wide",
+    }
+
+
+def test_data_and_run_are_named_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = facts("cpu", tmp_path, max_steps=1)
+    assert told["data"] == "text.txt: 900 characters to train on, 100 to validate, 65 different ones"
+    assert told["run"] == "run, 1 step"
+
+
+def test_a_batch_is_told_as_it_is_shared(tmp_path, monkeypatch):
+    assert facts("cpu", tmp_path)["step"] == "768 tokens: 12 windows of 64, 12 at a time"
+    assert facts("cpu", tmp_path, 2, 3)["step"] == "768 tokens: 12 windows of 64, 2 at a time on each of 2 cores"
+    gpus = SimpleNamespace(platform="gpu", mesh=SimpleNamespace(size=1), micro_batches=1)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    config = preset("cpu", batch_size=13)
+    assert re.search(r"13 at a time \(7 of 8 devices are idle: they cannot share", report._shares(config, gpus))
+
+
+def test_the_result_names_both_losses():
+    words = report.result(preset("cpu"), 61, 1.23456, 1500, 1.3)
+    assert "2,000 steps in 1 min 01 s. Best val loss 1.2346, after step 1500." in words
+    assert "after the last step: 1.3000." in words

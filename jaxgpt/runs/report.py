@@ -22,6 +22,12 @@ BAR_WIDTH = 24
 LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a note
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program, and close its output."""
+        self.quiet = True
+
+
 class Report:
     """Tells of a run on standard output: a live line in a terminal, plain lines elsewhere, or nothing.
 
@@ -29,7 +35,7 @@ class Report:
     """
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(highlight=False, quiet=quiet, soft_wrap=True)
+        self.console = _Console(highlight=False, quiet=quiet, soft_wrap=True)
         self._live: Live | None = None
         self._last = time.monotonic()
 
@@ -109,8 +115,9 @@ def progress_line(parts: list[str], done: float, width: int) -> Text:
     line = Text(parts[0])
     rest = ""
     for part in parts[1:]:
-        if len(line) + len(rest) + len(part) + 2 < width:
-            rest += f"  {part}"
+        if len(line) + len(rest) + len(part) + 2 >= width:
+            break
+        rest += f"  {part}"
     if len(line) + len(rest) + BAR_WIDTH + 2 < width:
         filled = round(BAR_WIDTH * done)
         line.append("  ").append("━" * filled, style="bold").append("━" * (BAR_WIDTH - filled), style="dim")
