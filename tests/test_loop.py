@@ -94,13 +94,15 @@ def test_a_resumed_run_remembers_its_best_loss_and_its_time(config, tmp_path, st
     shown = capsys.readouterr().out
     assert "going on after step 6" in shown
     assert "Best val loss 2.0000, after step 0." in shown
-    assert 3 < int(re.search(r"8 steps in (\d+) h", shown)[1]) < 1000
+    assert "8 steps in 3 h" in shown  # one to each time it was saved
 
 
 def test_gradients_that_stay_not_finite_end_the_run_and_leave_its_checkpoint(copy, whole, monkeypatch):
     monkeypatch.setattr(step, "cross_entropy", lambda logits, targets: logits[..., 0] * jnp.nan)
     monkeypatch.setattr(loop, "MAX_SKIPPED", 3)
-    with pytest.raises(jaxgpt.Diverged, match=r"3 times in a row, up to step 11; the last good checkpoint is in .*copy"):
+    with pytest.raises(
+        jaxgpt.Diverged, match=r"3 times in a row, up to step 11; the last good .*copy"
+    ):
         jaxgpt.resume(copy, max_steps=100, quiet=True)
     kept = jaxgpt.load(copy)
     assert kept.step == 8

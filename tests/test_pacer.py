@@ -4,11 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxgpt.config import TrainConfig
 from jaxgpt.training import pacer
 from jaxgpt.training.pacer import CALL_SECONDS, TIMED_STEPS, Pacer
-
-CONFIG = TrainConfig(max_steps=1000, log_interval=200, eval_interval=500)
 
 
 @pytest.fixture
@@ -20,7 +17,7 @@ def clock(monkeypatch):
 
 
 def test_the_time_of_an_update_is_the_mean_of_those_since_the_last_restart(clock):
-    timer = Pacer(CONFIG)
+    timer = Pacer(1000, 200, 500)
     timer.restart(4)
     clock.now += 10
     assert timer.step_seconds(9) == 2
@@ -30,7 +27,7 @@ def test_the_time_of_an_update_is_the_mean_of_those_since_the_last_restart(clock
 
 
 def test_the_first_call_makes_one_update_and_the_next_as_many_as_fit(clock):
-    timer = Pacer(CONFIG)
+    timer = Pacer(1000, 200, 500)
     timer.restart(0)
     assert timer.steps_to_go(0) == 1
     clock.now += CALL_SECONDS / 20
@@ -44,7 +41,7 @@ def test_the_first_call_makes_one_update_and_the_next_as_many_as_fit(clock):
 
 
 def test_a_forecast_waits_for_a_few_updates_of_this_process(clock):
-    timer = Pacer(CONFIG)
+    timer = Pacer(1000, 200, 500)
     assert not timer.can_tell(100)
     timer.restart(100)
     assert [timer.can_tell(100 + n) for n in range(TIMED_STEPS + 1)] == [False] * TIMED_STEPS + [True]

@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_named_and_nobody_is_told_to_delete_it(copy):
 
 
 def test_a_run_is_shown_in_a_line(copy):
-    assert repr(jaxgpt.load(copy)) == "<Run runs/copy: gpt, 4,896 parameters, step 2>"
+    assert repr(jaxgpt.load(copy)) == "<Run runs/copy: gpt, 3,920 parameters, step 2>"
 
 
 # Text

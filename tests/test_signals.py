@@ -6,15 +6,19 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import jaxgpt
 from jaxgpt.training import signals
 from jaxgpt.training.signals import SIGNALS, Interrupted, StopRequest
+
+ROOT = Path(__file__).parent.parent
 
 if sys.platform == "win32":
     pytest.skip("Windows sends no signals to itself", allow_module_level=True)
@@ -87,22 +91,19 @@ def test_a_second_ctrl_c_raises_in_a_library(later):
             time.sleep(10)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_second_ctrl_c_ends_a_command(later, monkeypatch):
-    codes = []
-
-    def leave(code):
-        codes.append(code)
-        raise SystemExit  # of the listening thread alone
-
-    monkeypatch.setattr(os, "_exit", leave)
-    with StopRequest(exit_on_second_ctrl_c=True) as stop:
-        send(signal.SIGINT)
-        wait_until(lambda: stop.signal_number)
-        later()
-        send(signal.SIGINT)
-        wait_until(lambda: codes)
-    assert codes == [130]
+def test_a_second_ctrl_c_ends_a_command():
+    script = """
+import os, signal, time
+from jaxgpt.training.signals import COPY_SECONDS, StopRequest
+with StopRequest(exit_on_second_ctrl_c=True):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(2 * COPY_SECONDS)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "stopping and saving after this step (Ctrl-C again to quit at once)\n"
 
 
 def test_a_request_is_heard_during_a_computation_that_handles_no_signals():

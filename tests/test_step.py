@@ -17,13 +17,14 @@ from jaxgpt.model import build
 from jaxgpt.training import feed, optimizer, step
 from jaxgpt.training.evaluation import make_evaluate
 
+GOLDEN = override(CONFIG, qkv_bias=True)
+
 
 def test_the_first_step_has_the_figures_it_always_had():
     # If you changed what a step computes on purpose (the initialisation, the order of random numbers, the model's
-    # mathematics), put the new figures here, as `pytest tests/test_step.py -k figures` prints them, and say why in the
+    # mathematics), put the new figures here, which `pytest tests/test_step.py -k figures` shows, and say why in the
     # commit. If you did not, you have found a bug.
-    config = override(CONFIG, qkv_bias=True)
-    state, metrics = toy.loop(config)(toy.init_state(config), toy.TEXT, 1)
+    state, (metrics,) = toy.run(GOLDEN, 1)
     assert metrics.loss.item() == pytest.approx(2.59876, abs=1e-4)
     assert metrics.grad_norm.item() == pytest.approx(1.37906, abs=1e-4)  # before clipping: 1 is the longest
     assert metrics.learning_rate.item() == pytest.approx(1e-2 / 3)
@@ -86,7 +87,7 @@ def test_micro_batches_are_the_same_update_as_the_batch_at_once():
     assert_near(parts.params, whole.params, 2e-6)
 
 
-def test_every_micro_batch_drops_something_else(monkeypatch):
+def test_every_device_and_every_micro_batch_drops_something_else(monkeypatch):
     logits_seen = []
 
     def overheard(logits, targets):
@@ -94,9 +95,10 @@ def test_every_micro_batch_drops_something_else(monkeypatch):
         return logits[..., 0]
 
     monkeypatch.setattr(step, "cross_entropy", overheard)
-    update = step.make_update(override(CONFIG, dropout=0.5), F32, toy.placement(1, 4))
+    on = toy.placement(2, 2)
+    update = step.make_update(override(CONFIG, dropout=0.5), F32, on)
     same = jnp.zeros((4, 8), jnp.int32)
-    jax.block_until_ready(jax.jit(update)(toy.init_state(), same, same, KEY))
+    jax.block_until_ready(jax.jit(update)(toy.init_state(CONFIG, F32, on), same, same, KEY))
     jax.effects_barrier()
     assert len(set(logits_seen)) == len(logits_seen) == 4
 
@@ -120,35 +122,32 @@ def test_the_abstract_state_is_that_of_the_real_one():
 LIKE_T4 = override(CONFIG, activation="relu", tie_head=False, dropout=0.2)
 
 
-@cache
-def after_thirty_steps(config: TrainConfig, dtype: jnp.dtype):
-    return toy.loop(config, dtype)(toy.init_state(config, dtype), toy.TEXT, 30)
-
-
-@pytest.mark.parametrize("config", [CONFIG, LIKE_T4], ids=["tied, GELU", "like t4"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_run_in_half_precision_learns_as_well(dtype, config):
-    single, single_metrics = after_thirty_steps(config, F32)
-    half, half_metrics = after_thirty_steps(config, jnp.dtype(dtype))
-    assert single_metrics.loss < 2.1  # ln 13 = 2.56: nothing known
-    assert half_metrics.loss == pytest.approx(single_metrics.loss.item(), abs=0.02)
+@pytest.mark.parametrize(
+    "config, dtype", [(GOLDEN, "bfloat16"), (LIKE_T4, "float16")], ids=["tied, GELU, bfloat16", "like t4, float16"]
+)
+def test_a_run_in_half_precision_learns_as_well(config, dtype):
+    single, single_metrics = toy.run(config, 30)
+    half, half_metrics = toy.run(config, 30, jnp.dtype(dtype))
+    assert single_metrics[0].loss > 2.5  # ln 13 = 2.56: nothing known
+    assert single_metrics[-1].loss < 2.2
+    assert half_metrics[-1].loss == pytest.approx(single_metrics[-1].loss.item(), abs=0.02)
     assert differ(half.params, single.params)  # it was not single precision under another name
     assert all(leaf.dtype == F32 for leaf in jax.tree.leaves(half.params))
 
 
 def test_float16_starts_with_a_loss_scale_that_the_figures_do_not_show():
-    half, single = (toy.run(CONFIG, 1, dtype)[1][0] for dtype in (F16, F32))
-    assert half.loss_scale == toy.init_state(CONFIG, F16).loss_scale.factor > 1000
+    half, single = (toy.run(LIKE_T4, 1, dtype)[1][0] for dtype in (F16, F32))
+    assert half.loss_scale == toy.init_state(LIKE_T4, F16).loss_scale.factor > 1000
     assert half.loss == pytest.approx(single.loss.item(), rel=0.01)
     assert half.grad_norm == pytest.approx(single.grad_norm.item(), rel=0.01)
 
 
 def test_a_loss_scale_that_overflows_float16_comes_down_by_itself():
-    state = toy.init_state(CONFIG, F16)
+    state = toy.init_state(LIKE_T4, F16)
     state = state._replace(loss_scale=state.loss_scale._replace(factor=jnp.float32(2**24)))
     skipped = []
     for _ in range(12):
-        state, metrics = toy.loop(CONFIG, F16)(state, toy.TEXT, 1)
+        state, metrics = toy.loop(LIKE_T4, F16)(state, toy.TEXT, np.int32(1))
         skipped.append(metrics.skipped.item())
     assert skipped[0] == 1
     assert skipped[-1] == 0
@@ -178,17 +177,17 @@ def one_infinite_gradient(logits, targets):
 
 
 BROKEN = [infinite_loss, loss_not_a_number, gradient_not_a_number, one_infinite_gradient]
-AVERAGED = override(CONFIG, ema_decay=0.9)
+AVERAGED = override(CONFIG, ema_decay=0.25)
 
 
 @cache
 def breakable_update(dtype: jnp.dtype):
-    """An update whose loss is as it should be, or BROKEN[i] where the first target is -1 - i; compiled."""
+    """The update of AVERAGED, compiled, with BROKEN[i] for its loss where the first target is -1 - i."""
+    losses = [step.cross_entropy, *BROKEN]
 
     def loss(logits, targets):
-        return jax.lax.switch(jnp.maximum(-targets[0, 0], 0), [step_cross_entropy, *BROKEN], logits, targets)
+        return jax.lax.switch(jnp.maximum(-targets[0, 0], 0), losses, logits, targets)
 
-    step_cross_entropy = step.cross_entropy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "cross_entropy", loss)
         update = jax.jit(step.make_update(AVERAGED, dtype, toy.placement()))
@@ -196,7 +195,7 @@ def breakable_update(dtype: jnp.dtype):
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_update_that_is_not_finite_is_left_out_and_counted(broken, dtype):
     update, (inputs, targets) = breakable_update(jnp.dtype(dtype)), toy.batch()
     state = toy.init_state(AVERAGED, jnp.dtype(dtype))
@@ -224,12 +223,10 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted(broken, dtype):
 
 
 def test_the_moving_average_is_the_one_that_its_formula_gives():
-    config = override(CONFIG, ema_decay=0.25)
-    state = plain = toy.init_state(config)
+    state, plain = toy.init_state(AVERAGED), toy.init_state()
     expected = jax.tree.map(np.asarray, state.params)
-    plain = plain._replace(ema_params=())
     for i, decay in enumerate((1 / 10, 2 / 11, 0.25, 0.25)):  # short at first, then as long as it may be
-        state, _ = toy.update(config)(state, *toy.batch(i), KEY)
+        state, _ = breakable_update(F32)(state, *toy.batch(i), KEY)
         plain, _ = toy.update()(plain, *toy.batch(i), KEY)
         expected = jax.tree.map(lambda mean, p, d=decay: d * mean + (1 - d) * np.asarray(p), expected, state.params)
     assert_near(state.params, plain.params, 1e-6)  # training itself knows nothing of it
@@ -245,30 +242,18 @@ def test_without_a_moving_average_the_trained_weights_are_evaluated():
 
 # JAX_ENABLE_X64=1
 
-EVERYTHING = override(
-    CONFIG,
-    optimizer="muon",
-    schedule="linear",
-    ema_decay=0.9,
-    dropout=0.2,
-    embd_dropout=0.2,
-    positions="rotary",
-    embd_norm=True,
-    qk_norm=True,
-    value_shift=True,
-)
 
-
-@pytest.mark.parametrize("config", [CONFIG, EVERYTHING], ids=["plain", "everything"])
-@pytest.mark.parametrize("feeder", [feed.from_device, feed.from_host])
-def test_with_64_bit_types_switched_on_a_run_trains_the_same(feeder, config):
+def test_with_64_bit_types_switched_on_a_run_trains_the_same():
+    everything = {"positions": "rotary", "embd_norm": True, "qk_norm": True, "value_shift": True, "dropout": 0.2}
+    config = override(CONFIG, optimizer="muon", schedule="linear", ema_decay=0.9, embd_dropout=0.2, **everything)
+    windows = batches.fixed_windows(len(toy.TEXT), 8, 10)
     found = []
     for x64 in (False, True):
         with jax.enable_x64(x64):
-            on, state = toy.placement(1, 2), toy.init_state(config)
-            state, metrics = feeder(config, F32, on, toy.TEXT)(state, 0, 3)
-            windows = batches.fixed_windows(len(toy.TEXT), 8, 10)
-            found.append((state, metrics, make_evaluate(config, F32, on)(state.eval_params, toy.TEXT, *windows)))
-    plain, wide = found
-    assert_near(wide, plain, 2e-5)
-    assert [leaf.dtype for leaf in jax.tree.leaves(wide[0])] == [leaf.dtype for leaf in jax.tree.leaves(plain[0])]
+            loop = feed.device_loop(config, F32, toy.placement(1, 2))
+            state, metrics = loop(toy.init_state(config), toy.TEXT, np.int32(3))
+            loss = make_evaluate(config, F32, toy.placement())(state.eval_params, toy.TEXT, *windows)
+            found.append((state, metrics, loss))
+    (plain, *_), (wide, *_) = found
+    assert_near(*found, 2e-5)
+    assert [leaf.dtype for leaf in jax.tree.leaves(wide)] == [leaf.dtype for leaf in jax.tree.leaves(plain)]

@@ -150,6 +150,8 @@ def test_training_works_outside_the_main_thread_and_in_another_folder(whole, con
     runs = []
     thread = threading.Thread(target=lambda: runs.append(jaxgpt.train(config, out="run", quiet=True)))
     thread.start()
+    while thread.is_alive() and not Path("run").exists():
+        time.sleep(0.001)
     (tmp_path / "elsewhere").mkdir()
     os.chdir(tmp_path / "elsewhere")
     thread.join()
@@ -236,16 +238,16 @@ def test_a_text_shorter_than_a_window_is_refused_before_a_folder_is_made(config,
     assert not (tmp_path / "run").exists()
 
 
-def test_the_shortest_text_has_a_window_and_the_target_of_its_last_token_to_validate(config):
-    train._check_length(np.zeros(170), config, "character")  # 17 to validate
+def test_the_shortest_text_has_a_window_and_the_target_of_its_last_token_to_validate():
+    train._check_length(np.zeros(170), 16, "character")  # 17 to validate
     with pytest.raises(UserError, match=r"of its 160 characters 16 are for validation, .* needs 17"):
-        train._check_length(np.zeros(160), config, "character")
+        train._check_length(np.zeros(160), 16, "character")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"vocab_size": 7}, "`vocab_size` is 7, but the text has 2[0-9] different characters"),
+        ({"vocab_size": 7}, "`vocab_size` is 7, but the text has [0-9]+ different characters"),
         ({"architecture": "gtp"}, "no `architecture` 'gtp': did you mean 'gpt'"),
         ({"tokenizer": "chars"}, "'chars': did you mean 'char'"),
         ({"data": "nowhere.txt"}, r"nowhere\.txt"),
@@ -267,7 +269,7 @@ def test_an_empty_folder_is_taken_and_another_is_not(config, tmp_path, whole):
     assert RunFolder(tmp_path / "empty").rows() == before
 
 
-@pytest.mark.parametrize("name", ["[gpt] x", "a b", "$x_$", "100%", "-rf", 'it\'s "so"', "прогон", "日本", "*?"])
+@pytest.mark.parametrize("name", ["[gpt] $x_$ 100%", "-it's \"so\"", "日本 прогон *?"])
 def test_a_run_may_have_any_name(name, config, text, tmp_path, monkeypatch, capsys):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
@@ -297,3 +299,12 @@ def test_numbers_and_paths_of_other_kinds_are_taken(config, text_file):
 def test_a_run_survives_being_copied(copy, whole, tmp_path):
     shutil.move(copy, tmp_path / "moved")
     assert_same_weights(jaxgpt.resume(tmp_path / "moved", max_steps=9, quiet=True), jaxgpt.load(tmp_path / "moved"))
+
+
+def test_a_checkpoint_of_a_format_to_come_is_told(copy):
+    progress = copy / "checkpoints" / "8" / "progress" / "metadata"
+    assert json.loads(progress.read_text())["format"] == 2
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | {"format": 3, "colour": "blue"}))
+    for go_on in (jaxgpt.load, jaxgpt.resume):
+        with pytest.raises(UserError, match="copy was saved by a newer version of jaxgpt"):
+            go_on(copy)

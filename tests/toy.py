@@ -1,5 +1,7 @@
 """A toy run for the tests of training: a text with something to learn, a model of one block, programs compiled once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -38,12 +40,12 @@ def init_state(config: TrainConfig = CONFIG, dtype=F32, on: Placement | None = N
 
 @cache
 def update(config: TrainConfig = CONFIG, dtype=F32, on: Placement | None = None) -> step.Update:
-    """The update, compiled; it leaves the state that it is given."""
+    """The update, compiled; it leaves the state that it is given as it is."""
     return jax.jit(step.make_update(config, dtype, on or placement()))
 
 
 @cache
-def loop(config: TrainConfig = CONFIG, dtype=F32, on: Placement | None = None):
+def loop(config: TrainConfig, dtype=F32, on: Placement | None = None):
     """`feed.device_loop`."""
     return feed.device_loop(config, dtype, on or placement())
 
@@ -52,9 +54,19 @@ def run(config: TrainConfig, steps: int, dtype=F32, on: Placement | None = None)
     """The state after so many updates from the start, and the metrics of each."""
     state, metrics = init_state(config, dtype, on), []
     for _ in range(steps):
-        state, last = loop(config, dtype, on)(state, TEXT, 1)
+        state, last = loop(config, dtype, on)(state, TEXT, np.int32(1))
         metrics.append(last)
     return state, metrics
+
+
+@contextmanager
+def compilations(caplog) -> Iterator[list[str]]:
+    """What JAX compiles inside, as it tells of it."""
+    found = []
+    caplog.clear()
+    with jax.log_compiles():
+        yield found
+    found += [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -67,4 +79,5 @@ def assert_near(one: Any, other: Any, atol: float) -> None:
 
 
 def differ(one: Any, other: Any) -> bool:
-    return any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)

@@ -32,7 +32,7 @@ def run_command(command: Callable[[dict[str, Any]], None], groups: Groups, argum
         arguments: None takes those that this process was started with.
     """
     known = [flag for group in groups.values() for flag in group]
-    process.open_streams()
+    process.prepare()
     try:
         command(flags.read(sys.argv[1:] if arguments is None else arguments, known))
         sys.stdout.flush()

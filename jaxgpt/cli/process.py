@@ -1,13 +1,17 @@
 """What a command does to its own process. A library call does none of it."""
 
+import _thread
 import contextlib
 import ctypes
 import inspect
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from functools import cache
 
 from jaxgpt.errors import UserError
@@ -25,37 +29,63 @@ def setup() -> None:
     Raises:
         UserError: for an XLA_FLAGS or JAX_PLATFORMS that JAX cannot start with.
     """
-    open_streams()
+    prepare()
     _silence_libraries()
     _keep_freed_memory()
     _start_jax()
 
 
-def open_streams() -> None:
-    """Makes the standard streams take any character, and be there where the process was started without (`>&-`)."""
+def prepare() -> None:
+    """The part that takes no time and imports nothing: whatever comes next can be told, and stopped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None:  # the process was started without, as by `>&-`
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w" and hasattr(stream, "reconfigure"):  # a notebook's has not, and takes all characters
             stream.reconfigure(errors="replace")
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
+
+
+def _unraisable(unraisable) -> None:
+    """What Python cannot raise where it came up."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):  # in a callback of JAX's, most often; where it counts, then
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    elif not inspect.iscoroutine(unraisable.object) and "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)  # those are what Orbax leaves half done after an error
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For imports: in the middle of an extension module Ctrl-C may be a crash, so it comes after them. A second one
+    comes at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+
+    def note(*_) -> None:
+        pressed.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _silence_libraries() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of every task that an error ends,
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _report_unraisable  # and leaves some of them half done
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that an error ends
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # tells of its own cache
     warnings.filterwarnings("ignore", "Glyph .* missing from")  # a Chinese title, or an emoji's
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if not os.environ.get("MPLBACKEND", "module://").startswith("module://"):  # as a notebook sets it
         os.environ["MPLBACKEND"] = "agg"  # plots are files, and need no window; a name with a slip would be an error
-
-
-def _report_unraisable(unraisable) -> None:
-    if not inspect.iscoroutine(unraisable.object) and "Event loop is closed" not in str(unraisable.exc_value):
-        sys.__unraisablehook__(unraisable)
 
 
 def _keep_freed_memory() -> None:

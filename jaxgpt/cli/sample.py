@@ -45,8 +45,9 @@ def _sample(given: dict[str, Any]) -> None:
     prompt = _prompt(given.pop("prompt", None), given.pop("prompt_file", None))
     path, which = given.pop("run", None), given.pop("checkpoint", "newest")
     how = {flag.name: flag.default for flag in SAMPLING_FLAGS} | given
-    process.setup()
-    from jaxgpt.runs import run  # not before it is needed: what is wrong so far is told without JAX
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.runs import run  # not before it is needed: what is wrong so far is told without JAX
 
     trained = run.load(path, which)
     if how["samples"] == 1:

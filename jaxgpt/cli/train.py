@@ -66,16 +66,18 @@ def _recipe(given: dict[str, Any]) -> TrainConfig:
     """The preset that is given, or the one for this machine."""
     if "preset" in given:
         return presets.preset(given["preset"])
-    process.setup()
-    from jaxgpt.device import backend  # as below, not before it is needed: most mistakes are told without JAX
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.device import backend  # as below, not before it is needed: most mistakes are told without JAX
 
     return presets.preset(backend.default_preset())
 
 
 def _begin(config: TrainConfig, out: Path | None) -> None:
-    process.setup()
-    from jaxgpt.runs import folder
-    from jaxgpt.training.train import train
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.runs import folder
+        from jaxgpt.training.train import train
 
     path = folder.new(out, config.preset).path
     _finish(lambda stop: train(config, out=path, stop=stop), path)
@@ -87,9 +89,10 @@ def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
         raise UserError(f"`resume` {path} and `out` {out} are two runs: leave out one")
     if "preset" in given:
         presets.preset(given["preset"])  # a wrong name is told
-    process.setup()
-    from jaxgpt.runs.folder import RunFolder, newest
-    from jaxgpt.training.train import resume
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.runs.folder import RunFolder, newest
+        from jaxgpt.training.train import resume
 
     folder = newest(given.get("preset")) if path is None else RunFolder(path)
     was = folder.read()[0]

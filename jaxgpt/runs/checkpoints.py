@@ -7,7 +7,6 @@
 A folder has a number for its name from the moment it is whole until it is about to be removed.
 """
 
-import concurrent.futures
 import contextlib
 import errno
 import io
@@ -17,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxgpt.errors import UserError
-from jaxgpt.files import shown, write_atomically
+from jaxgpt.files import reason, shown, write_atomically
 from jaxgpt.runs import arrays
 
 T = TypeVar("T")
@@ -52,12 +52,12 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str], *, read_only: bool = False):
         self.folder = Path(os.path.abspath(os.path.expanduser(folder)))
         self.read_only = read_only
-        self._write: concurrent.futures.Future[None] | None = None
+        self._write: Future[None] | None = None
         if not read_only:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self._not_written(error) from error
+                raise OSError(f"the folder {shown(self.folder)} cannot be made: {reason(error)}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -71,11 +71,11 @@ class Checkpoints:
             exception.add_note(str(failure))
 
     def save(self, step: int, items: dict[str, Any], progress: dict[str, Any], val_loss: float = math.inf) -> None:
-        """Begins to write a checkpoint, when the one before is written.
+        """Begins to write a checkpoint, as soon as the one before is written.
 
         Args:
             step: its number; a checkpoint that has it already is replaced.
-            items: names to trees of arrays. They are copied at once, and their memory may be used again.
+            items: names to trees of arrays. A `jax.Array` may be donated at once, a numpy array must stay as it is.
             progress: what goes into JSON.
             val_loss: the least makes the best checkpoint; infinity and NaN never do.
 
@@ -87,13 +87,12 @@ class Checkpoints:
         self.wait()
         loss = math.inf if math.isnan(val_loss) else float(val_loss)
         files = {"progress/metadata": json.dumps(progress), "metrics/metrics": json.dumps({"val_loss": loss})}
-        jax.copy_to_host_async(items)
-        self._write = arrays.in_thread(self._write_step, int(step), jax.tree.map(np.array, items), files)
+        self._write = arrays.in_thread(self._write_step, int(step), jax.device_get(items), files)
 
     def wait(self) -> None:
         """Until the last write is done. Raises `OSError`, once, if it failed."""
         if self._write is not None:
-            concurrent.futures.wait([self._write])
+            wait([self._write])
             write, self._write = self._write, None
             write.result()
 
@@ -133,20 +132,20 @@ class Checkpoints:
 
         Args:
             step: as from `newest` or `best`.
-            like: names to trees as they were saved, with `jax.ShapeDtypeStruct`s or arrays as leaves. Where a leaf
-                has a sharding, a `jax.Array` laid out so takes its place; where it has none, a numpy array.
+            like: names to trees as they were saved, with `jax.ShapeDtypeStruct`s or arrays as leaves. A leaf with a
+                sharding becomes a `jax.Array` that is laid out so, one without a numpy array; both in its dtype.
 
         Raises:
-            UserError: when it cannot be read, or its arrays have other shapes.
+            UserError: when it cannot be read, or has other arrays or shapes.
             OSError: when there is too little memory.
         """
         with self._told(step):
             return arrays.in_thread(self._read_step, step, like).result()
 
     def read(self, which: str, work: Callable[[int], T]) -> T:
-        """`work(step)` for the "newest" or the "best" checkpoint: how to read a run that may be in training.
+        """`work(step)` for the "newest" or the "best" checkpoint, though the run may be training.
 
-        Where `work` raises `UserError` because another checkpoint has taken that one's place, it is called again.
+        When `work` raises `UserError` and another checkpoint has taken that one's place, it is called again.
         """
         find = {"newest": self.newest, "best": self.best}[which]
         while True:
@@ -167,7 +166,7 @@ class Checkpoints:
         except FileNotFoundError:
             steps = []
         except OSError as error:
-            raise UserError(f"the checkpoints in {shown(self.folder)} cannot be read: {error.strerror}") from error
+            raise UserError(f"the checkpoints in {shown(self.folder)} cannot be read: {reason(error)}") from error
         if not steps:
             raise UserError(f"{shown(self.folder)} has no checkpoint yet: train for longer, or choose another run")
         return steps
@@ -178,6 +177,9 @@ class Checkpoints:
             return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())["val_loss"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
+
+    def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        return {name: arrays.read(self.folder / str(step) / name, tree) for name, tree in like.items()}
 
     def _write_step(self, step: int, items: dict[str, Any], files: dict[str, str]) -> None:
         unfinished = self.folder / f"{step}{UNFINISHED}"
@@ -191,17 +193,16 @@ class Checkpoints:
                 write_atomically(unfinished / name, text.encode())
             self._remove(step)
             unfinished.rename(self.folder / str(step))
-            kept = {self.newest(), self.best()}
-            for old in self._steps():
-                if old not in kept and self._val_loss(old) is not None:
-                    self._remove(old)
+            self._remove_all_but({self.newest(), self.best()})
         except Exception as error:
-            failure = self._not_written(error)
+            failure = self._not_written(error)  # which tells how much was free
             _delete(unfinished)
             raise failure from error
 
-    def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        return {name: arrays.read(self.folder / str(step) / name, tree) for name, tree in like.items()}
+    def _remove_all_but(self, kept: set[int]) -> None:
+        for step in self._steps():
+            if step not in kept and self._val_loss(step) is not None:  # which may have been the best
+                self._remove(step)
 
     def _remove(self, step: int) -> None:
         """Under another name, so that nobody takes what is left for a checkpoint. Of a link, only the link."""
@@ -227,12 +228,13 @@ class Checkpoints:
             raise UserError(f"the checkpoint {self._shown(step)} is of another model: {error}") from error
         except Exception as error:  # Orbax has none of its own for a file that is not as it wrote it
             number, cause = arrays.cause(error)
+            message = f"the checkpoint {self._shown(step)} cannot be read: {cause}"
             if number == errno.ENOMEM:
-                raise OSError(f"the checkpoint {self._shown(step)} cannot be read: {cause}") from error
+                raise OSError(message) from error
             with contextlib.suppress(OSError):
-                if others := ", ".join(str(other) for other in self._steps() if other != step):
-                    cause += f" (there is also that of step {others})"
-            raise UserError(f"the checkpoint {self._shown(step)} cannot be read: {cause}") from error
+                if others := [str(other) for other in self._steps() if other != step]:
+                    message += f"; there is also that of step {' and '.join(others)}"
+            raise UserError(message) from error
 
     def _not_written(self, error: Exception) -> OSError:
         number, cause = arrays.cause(error)

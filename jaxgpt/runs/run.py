@@ -22,6 +22,7 @@ from jaxgpt.model.protocol import LanguageModel
 from jaxgpt.runs.checkpoints import Checkpoints
 from jaxgpt.runs.folder import RunFolder, newest
 
+FORMAT = 2  # of the checkpoints that are written; training/items.py has the older ones
 MAY_CHANGE = ("max_steps", "data")  # of a run's config, between two stretches of training
 
 
@@ -134,7 +135,10 @@ def _read_params(checkpoints: Checkpoints, step: int, folder: RunFolder, config:
 
 
 def check_unchanged(folder: RunFolder, config: TrainConfig, progress: dict[str, Any]) -> None:
-    """Raises `UserError` if `config` is not the one that the checkpoint with this `progress` was trained with."""
+    """Raises `UserError` if the checkpoint with this `progress` was trained with another config than `config`, or is of
+    a format that this version does not know."""
+    if progress.get("format", 1) not in range(1, FORMAT + 1):
+        raise UserError(f"{folder} was saved by a newer version of jaxgpt: update this one")
     if "config" not in progress:  # format 1
         return
     before, now = configs.flat(configs.from_dict(progress["config"])), configs.flat(config)

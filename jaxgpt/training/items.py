@@ -6,9 +6,8 @@ Format 1: `params` was the moving average where there was one, and `rest` the st
 
 from typing import Any
 
+from jaxgpt.runs.run import FORMAT
 from jaxgpt.training.step import TrainState
-
-FORMAT = 2
 
 
 def of_state(state: TrainState, format: int = FORMAT) -> dict[str, Any]:
@@ -38,11 +37,6 @@ def to_state(items: dict[str, Any], format: int = FORMAT) -> TrainState:
         counters["loss_scale"],
         counters["skipped"],
     )
-
-
-def eval_item(state: TrainState) -> str:
-    """The item that is evaluated and sampled from."""
-    return "ema_params" if state.ema_params else "params"
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from jaxgpt.runs import report as reports
 from jaxgpt.runs.checkpoints import Checkpoints
 from jaxgpt.runs.folder import RunFolder
 from jaxgpt.runs.plot import plot
-from jaxgpt.runs.run import Run, check_unchanged
+from jaxgpt.runs.run import FORMAT, Run, check_unchanged
 from jaxgpt.training import feed, items, step
 from jaxgpt.training.evaluation import make_evaluate
 from jaxgpt.training.pacer import Pacer
@@ -75,12 +75,12 @@ class Loop:
         self.evaluate = make_evaluate(config, self.dtype, self.placement)
         self.report = reports.Report(quiet)
         self.stop = StopRequest(quiet=quiet) if stop is None else stop
-        self.pacer = Pacer(config)
+        self.pacer = Pacer(config.max_steps, config.log_interval, config.eval_interval)
         self.rows: list[dict[str, Any]] = []
         self.began, self.warned = time.monotonic(), False
         self.progress = Progress(
             hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest(),
-            format=items.FORMAT,
+            format=FORMAT,
             eval_item="ema_params" if config.ema_decay else "params",
             config=configs.to_dict(config),
             devices=self.placement.mesh.size,
@@ -255,10 +255,7 @@ class Loop:
         before, now = ((p.devices, p.micro_batches) for p in (saved, self.progress))
         m = self.config.model
         if saved.devices and before != now and (m.dropout or m.embd_dropout):
-            words = (
-                f"the batch is shared among {reports.count(now[0], 'device')} in {reports.count(now[1], 'part')} each"
-            )
-            self.report.note(f"{words}, no longer {before[0]} and {before[1]}: dropout is not the same from here on\n")
+            self.report.note(reports.other_dropout(before, now))
 
     def diverged(self, at: int, skipped: int) -> str:
         kept = f"; the last good checkpoint is in {self.folder}" if self.folder.has_checkpoint() else ""

@@ -2,17 +2,20 @@
 
 import time
 
-from jaxgpt.config import TrainConfig
-
 CALL_SECONDS = 0.1  # that one call may take: less than Ctrl-C may wait, more than Python needs for it
 TIMED_STEPS = 3  # before the time that a run will take can be told
 
 
 class Pacer:
-    """Measures a run's updates; `restart` before the first of them."""
+    """Measures a run's updates; `restart` before the first of them.
 
-    def __init__(self, config: TrainConfig):
-        self._config = config
+    Args:
+        max_steps: the last update.
+        intervals: a call ends at their multiples.
+    """
+
+    def __init__(self, max_steps: int, *intervals: int):
+        self._max_steps, self._intervals = max_steps, intervals
         self._steps_per_call = 1
         self._first: int | None = None
         self._step, self._began = 0, 0.0
@@ -24,9 +27,8 @@ class Pacer:
 
     def steps_to_go(self, step: int) -> int:
         """How many updates the next call makes: up to the next row, evaluation, or end, but none that takes long."""
-        c = self._config
-        intervals = (c.log_interval, c.eval_interval)
-        return min(self._steps_per_call, c.max_steps - step, *(interval - step % interval for interval in intervals))
+        ends = (interval - step % interval for interval in self._intervals)
+        return min(self._steps_per_call, self._max_steps - step, *ends)
 
     def step_seconds(self, step: int) -> float:
         """Mean seconds an update since the last restart, now that update `step` is done."""

@@ -43,7 +43,7 @@ class StopRequest:
 
     def __init__(self, exit_on_second_ctrl_c: bool = False, quiet: bool = False):
         self.signal_number = 0
-        self._exit_on_second_ctrl_c, self._quiet = exit_on_second_ctrl_c, quiet
+        self.exit_on_second_ctrl_c, self.quiet = exit_on_second_ctrl_c, quiet
         self._asked = self._quit = False
         self._active = False
 
@@ -93,10 +93,10 @@ class StopRequest:
         self.signal_number = self.signal_number or number
         if not self._asked:
             self._asked, self._since = True, time.monotonic()
-            if not self._quiet:
+            if not self.quiet:
                 _say("stopping and saving after this step (Ctrl-C again to quit at once)")
         elif number == signal.SIGINT and time.monotonic() - self._since > COPY_SECONDS:
-            if self._exit_on_second_ctrl_c:
+            if self.exit_on_second_ctrl_c:
                 _leave(128 + number)
             self._interrupt_main()
             self._since = time.monotonic()

@@ -43,20 +43,20 @@ def train(
     config = validate(config)
     build.architecture(config.model)
     folder = folders.new(out, config.preset)  # whatever is wrong with it is told before the text is fetched
-    config = override(config, data=corpus.absolute(config.data))
-    text = corpus.load(config.data)
+    data = corpus.absolute(config.data)
+    text = corpus.load(data)
     tokenizer = train_tokenizer(config.tokenizer, text)
+    tokens = tokenizer.encode(text)
     if config.model.vocab_size not in (0, tokenizer.vocab_size):
         raise UserError(
             f"`vocab_size` is {config.model.vocab_size}, but the text has {tokenizer.vocab_size} different "
             f"{tokenizer.unit}s: leave it out"
         )
-    config = override(config, vocab_size=tokenizer.vocab_size)
-    tokens = tokenizer.encode(text)
-    _check_length(tokens, config, tokenizer.unit)
+    config = override(config, data=data, vocab_size=tokenizer.vocab_size)
+    _check_length(tokens, config.model.block_size, tokenizer.unit)
     folder.create(config, tokenizer)
     with folder.lock():
-        return Loop(folder, config, tokenizer, tokens, quiet, stop).from_scratch(corpus.remark(config.data, text))
+        return Loop(folder, config, tokenizer, tokens, quiet, stop).from_scratch(corpus.remark(data, text))
 
 
 def resume(
@@ -92,14 +92,14 @@ def resume(
         tokens = tokenizer.encode(text)
     except UserError as error:  # something that the run has never seen
         raise UserError(text_changed(config, folder)) from error
-    _check_length(tokens, config, tokenizer.unit)
+    _check_length(tokens, config.model.block_size, tokenizer.unit)
     with folder.lock():
         return Loop(folder, config, tokenizer, tokens, quiet, stop).from_checkpoint()
 
 
-def _check_length(tokens: np.ndarray, config: TrainConfig, unit: str) -> None:
+def _check_length(tokens: np.ndarray, block_size: int, unit: str) -> None:
     """The validation split, the smaller one, must hold a window and the target of its last token."""
-    shortest, block_size = min(map(len, batches.split(tokens))), config.model.block_size
+    shortest = min(map(len, batches.split(tokens)))
     if shortest <= block_size:
         raise UserError(
             f"the text is too short: of its {count(len(tokens), unit)} {shortest:,} are for validation, and a "
