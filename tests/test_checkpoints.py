@@ -549,6 +549,19 @@ def test_a_reader_whose_checkpoint_is_replaced_takes_the_one_in_its_place(tmp_pa
     assert steps == [first, then]
 
 
+def test_the_best_is_found_though_it_changes_while_losses_are_compared(tmp_path, monkeypatch):
+    saved(tmp_path, {2: 1.0, 4: 2.0})
+    reader = Checkpoints(tmp_path, read_only=True)
+    read_loss = reader._val_loss
+
+    def read_loss_late(step: int) -> float | None:
+        saved(tmp_path, {6: 0.5})
+        return read_loss(step)
+
+    monkeypatch.setattr(reader, "_val_loss", read_loss_late)
+    assert reader.best() == 6
+
+
 def test_a_reader_is_told_of_a_damaged_checkpoint_once_and_for_all(tmp_path):
     saved(tmp_path, {2: 1.0, 4: 2.0})
     (tmp_path / "4" / "params" / "_METADATA").unlink()

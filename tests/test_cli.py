@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print, and one clear line where something is wrong."""
 
+import errno
 import io
 import json
 import os
@@ -315,6 +316,17 @@ def test_resume_passes_on_what_may_change(here, asked):
     assert path == here / "runs" / "cpu"
     assert (how["max_steps"], how["data"]) == (3, "moved.txt")
     assert how["stop"].exit_on_second_ctrl_c
+
+
+def test_a_run_that_cannot_write_any_more_says_what_stands(here, monkeypatch, capsys):
+    def resume(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "runs/cpu/metrics.jsonl")
+
+    monkeypatch.setattr("jaxgpt.training.train.resume", resume)
+    assert train.main(["--resume"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: runs/cpu/metrics.jsonl: Read-only file system (choose a place")
+    assert line.endswith("The last checkpoint stands; to go on, then: python train.py --resume runs/cpu\n")
 
 
 # Sampling

@@ -48,7 +48,7 @@ def outcome(capsys):
         (OSError("the checkpoint could not be written"), 1, "error: the checkpoint could not be written\n"),
         (MemoryError(), 1, "error: out of memory: try a smaller"),
         (
-            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes"),
+            RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 256 bytes."),
             1,
             "error: out of memory: try a smaller",
         ),

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import formulas
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,69 +19,12 @@ from jaxgpt.training.step import cross_entropy
 
 TEXT = TOKENS[0]
 
-# The formula, in NumPy and float64
+# The formula
 
 
 def formula(c: ModelConfig, tokens: np.ndarray) -> np.ndarray:
-    """The logits (T, V) of one sequence (T,), by the model that has `noise` for its weights, a head at a time."""
-    p = jax.tree.map(lambda x: np.asarray(x, np.float64), noise(c))
-    x = p["wte"]["embedding"][tokens]
-    if c.positions == "learned":
-        x = x + p["wpe"]["embedding"][: len(tokens)]
-    if c.embd_norm:
-        x = unit(x)
-    for i in range(c.n_layer):
-        block = p["h"][i]
-        qkv = linear(block["attn"]["c_attn"], norm(block["ln_1"], x))  # (T, 3 C)
-        heads = [head(c, *qkv.reshape(len(x), 3, c.n_head, -1)[:, :, h].swapaxes(0, 1)) for h in range(c.n_head)]
-        x = x + linear(block["attn"]["c_proj"], np.concatenate(heads, axis=1))
-        hidden = {"gelu": gelu, "relu": lambda x: np.maximum(x, 0)}[c.activation](
-            linear(block["mlp"]["c_fc"], norm(block["ln_2"], x))
-        )
-        x = x + linear(block["mlp"]["c_proj"], hidden)
-    x = norm(p["ln_f"], x)
-    return x @ p["wte"]["embedding"].T if c.tie_head else linear(p["lm_head"], x)
-
-
-def head(c: ModelConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """One head of attention, (T, D) each: a token's average of the values up to its own."""
-    T, D = q.shape
-    if c.qk_norm:
-        q, k = unit(q), unit(k)
-    if c.positions == "rotary":
-        q, k = (rotated(x, c.block_size) for x in (q, k))
-    if c.value_shift:
-        v = np.array([[*v[t, : D // 2], *(v[t - 1, D // 2 :] if t else np.zeros(D // 2))] for t in range(T)])
-    y = np.zeros((T, D))
-    for t in range(T):
-        weights = np.exp(k[: t + 1] @ q[t] / math.sqrt(D))
-        y[t] = weights / weights.sum() @ v[: t + 1]
-    return y
-
-
-def rotated(x: np.ndarray, base: int) -> np.ndarray:
-    """Channels i and i + D / 2 as one complex number, turned by position times base^(-2 i / D)."""
-    half = x.shape[1] // 2
-    angles = np.outer(np.arange(len(x)), [base ** (-i / half) for i in range(half)])
-    z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angles)
-    return np.concatenate([z.real, z.imag], axis=1)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-
-
-def norm(p: dict, x: np.ndarray) -> np.ndarray:
-    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return y * p["scale"] + p.get("bias", 0)
-
-
-def linear(p: dict, x: np.ndarray) -> np.ndarray:
-    return x @ p["kernel"] + p.get("bias", 0)
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    """What the model of `c` with `noise` for its weights makes of one sequence."""
+    return formulas.gpt(c, jax.tree.map(lambda p: np.asarray(p, np.float64), noise(c)), tokens)
 
 
 CASES = {

@@ -1,17 +1,10 @@
 """The presets are recipes that can run, of the sizes they say."""
 
-import math
-
-import jax
 import pytest
 
 from jaxgpt import PRESETS, UserError, config, preset
-from jaxgpt.training import step as trainer
-
-
-def parameters(name: str) -> int:
-    model = preset(name, vocab_size=65).model
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(lambda: trainer.init_params(model, 0))))
+from jaxgpt.model import build
+from jaxgpt.model.build import ARCHITECTURES
 
 
 def test_an_unknown_preset_suggests_the_right_one():
@@ -27,7 +20,13 @@ def test_a_preset_unlike_any_other_lists_them_all():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_run_under_its_name(name):
-    assert config.validate(preset(name, vocab_size=65)).preset == name
+    recipe = config.validate(preset(name, vocab_size=65))
+    assert recipe.preset == name
+    assert build.n_params(recipe.model) > 0
+
+
+def test_every_architecture_has_a_preset():
+    assert {recipe.model.architecture for recipe in PRESETS.values()} == set(ARCHITECTURES)
 
 
 def test_a_preset_takes_changes_and_keeps_the_rest():
@@ -42,9 +41,7 @@ def test_an_unknown_field_suggests_the_right_one():
         preset("cpu", max_step=1)
 
 
-def test_cpu_has_nanogpts_size():
-    assert parameters("cpu") == 804_096
-
-
-def test_t4_has_the_lectures_size():
-    assert parameters("t4") == 10_788_929
+@pytest.mark.parametrize("name, size", [("cpu", 804_096), ("t4", 10_788_929)], ids=["cpu", "t4"])
+def test_a_preset_has_the_size_of_what_it_follows(name, size):
+    """nanoGPT's recipe for a laptop, the lecture's last model."""
+    assert build.n_params(preset(name, vocab_size=65).model) == size

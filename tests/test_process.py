@@ -1,6 +1,7 @@
 """What a command does to its own process, in good and in hostile surroundings."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,6 @@ figure = Figure()
 figure.subplots().set(title="紅樓夢")
 figure.savefig("picture.png")
 
-async def unfinished(): ...
-unfinished()  # as Orbax leaves some behind
-
 print("naïve │ 紅樓夢")
 """
 
@@ -129,7 +127,6 @@ def test_libraries_make_no_noise_and_output_takes_any_character(tmp_path, monkey
         HOME="/dev/null",
         MPLBACKEND="bogus",
         PYTHONIOENCODING="ascii",  # as a console of few characters
-        PYTHONWARNINGS="ignore::RuntimeWarning",  # of the coroutine, for it is ours
     )
     assert done.stderr == ""
     assert (done.returncode, done.stdout) == (0, "na?ve ? ???\n")
@@ -139,6 +136,45 @@ def test_libraries_make_no_noise_and_output_takes_any_character(tmp_path, monkey
 def test_a_process_without_streams_has_some(tmp_path):
     script = f"{sys.executable} {ROOT / 'sample.py'} --help <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", script], env=os.environ).returncode == 0
+
+
+SWALLOWED = """
+import os, signal, time
+from jaxgpt.cli import process
+process.prepare()
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+Finalized()
+try:
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("raised")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to itself")
+def test_ctrl_c_in_a_finalizer_is_not_lost():
+    done = run(SWALLOWED)
+    assert (done.stdout, done.stderr) == ("raised\n", "")
+
+
+def test_ctrl_c_waits_for_the_end_of_imports():
+    imported = []
+    with pytest.raises(KeyboardInterrupt), process.uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        imported.append(True)
+    assert imported
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), process.uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it waited")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_jax_is_not_needed_to_tell_of_a_wrong_flag():

@@ -14,7 +14,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.files import reason, shown
 from jaxgpt.training.signals import Interrupted
 
-WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+WRONG_PATHS = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 ADVICE = {
     **dict.fromkeys(WRONG_PATHS, "choose another path"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to"),
@@ -46,7 +46,7 @@ def run_command(command: Callable[[dict[str, Any]], None], groups: Groups, argum
     except BrokenPipeError:  # whoever read the output has seen enough, as in `sample.py | head`
         code, message = 0, ""
     except OSError as error:
-        code, message = (2 if error.errno in WRONG_PATHS else 1), f"error: {_advised(error)}\n"
+        code, message = (2 if error.errno in WRONG_PATHS else 1), f"error: {advised(error)}\n"
     except (RuntimeError, MemoryError) as error:
         code, message = 1, f"error: {_failure(error)}\n"
     say(flags.spoken(message, known), sys.stderr)
@@ -70,9 +70,9 @@ def program(name: str) -> str:
     return f"jaxgpt-{name}" if Path(sys.argv[0]).name.startswith("jaxgpt-") else f"python {name}.py"
 
 
-def _advised(error: OSError) -> str:
-    """The path, what is wrong with it, and what to do."""
-    path = f"{shown(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+def advised(error: OSError) -> str:
+    """What is wrong, where, and what to do about it."""
+    path = f"{shown(error.filename)}: " if isinstance(error.filename, str) else ""
     advice = f" ({ADVICE[error.errno]})" if error.errno in ADVICE else ""
     return f"{path}{reason(error)}{advice}"
 
@@ -83,6 +83,6 @@ def _failure(error: Exception) -> str:
 
     if isinstance(error, Diverged):
         return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory: try a smaller `batch_size`, more `micro_batches`, or a smaller model"
     raise error

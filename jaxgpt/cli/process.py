@@ -1,9 +1,7 @@
 """What a command does to its own process. A library call does none of it."""
 
-import _thread
 import contextlib
 import ctypes
-import inspect
 import logging
 import os
 import signal
@@ -16,6 +14,7 @@ from functools import cache
 
 from jaxgpt.errors import UserError
 from jaxgpt.home import home
+from jaxgpt.training.signals import interrupt_main
 
 
 def setup() -> None:
@@ -30,7 +29,7 @@ def setup() -> None:
         UserError: for an XLA_FLAGS or JAX_PLATFORMS that JAX cannot start with.
     """
     prepare()
-    _silence_libraries()
+    _silence_matplotlib()
     _keep_freed_memory()
     _start_jax()
 
@@ -48,11 +47,11 @@ def prepare() -> None:
 
 
 def _unraisable(unraisable) -> None:
-    """What Python cannot raise where it came up."""
-    if isinstance(unraisable.exc_value, KeyboardInterrupt):  # in a callback of JAX's, most often; where it counts, then
-        threading.Timer(0.01, _thread.interrupt_main).start()
-    elif not inspect.iscoroutine(unraisable.object) and "Event loop is closed" not in str(unraisable.exc_value):
-        sys.__unraisablehook__(unraisable)  # those are what Orbax leaves half done after an error
+    """Ctrl-C that comes up where Python cannot raise it, in a callback of JAX's most often, comes again."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.01, interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager
@@ -78,12 +77,9 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _silence_libraries() -> None:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it opens,
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every task that an error ends
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # tells of its own cache
-    warnings.filterwarnings("ignore", "Glyph .* missing from")  # a Chinese title, or an emoji's
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+def _silence_matplotlib() -> None:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its own cache,
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # and of every letter of a Chinese title
     if not os.environ.get("MPLBACKEND", "module://").startswith("module://"):  # as a notebook sets it
         os.environ["MPLBACKEND"] = "agg"  # plots are files, and need no window; a name with a slip would be an error
 
@@ -112,12 +108,14 @@ def _start_jax() -> None:
     if backend.cuda_without_driver():
         # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
         jax.config.update("jax_platforms", "cpu")
-    if jax.config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    given = jax.config.values
+    if given["jax_num_cpu_devices"] == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has begun already, and a CPU is one device
             jax.config.update("jax_num_cpu_devices", backend.cores())  # see sharding.py
-    if jax.config.jax_compilation_cache_dir is None and (folder := _cache_folder()):
+    if given["jax_compilation_cache_dir"] is None and (folder := _cache_folder()):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is only slower then
     try:
         jax.devices()
     except Exception as problem:  # what comes where a platform's plugin is missing depends on `python -O`
@@ -133,8 +131,8 @@ def _refusal_of_xla(flags: str) -> str:
     if not flags:
         return ""
     trial = "from jaxlib import xla_client; xla_client.CompileOptions()"
-    child = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True)
-    return child.stderr.strip().rpartition("] ")[2] if child.returncode else ""
+    said = subprocess.run([sys.executable, "-c", trial], capture_output=True, text=True).stderr
+    return said.strip().rpartition("] ")[2] if "XLA_FLAGS" in said else ""
 
 
 def _cache_folder() -> str:

@@ -69,19 +69,20 @@ def _prompt(text: str | None, file: Path | None) -> str | None:
     """
     if text is not None and file is not None:
         raise UserError("`prompt` and `prompt_file` are two prompts: leave out one")
-    if text is None and file is None:
-        return None
-    try:
-        if file is not None:
+    if file is not None:
+        try:
             content = file.expanduser().read_bytes()
-        elif text == "-":
-            content = sys.stdin.buffer.read()
-        else:
-            content = text.encode(
-                "utf-8", "surrogateescape"
-            )  # bytes that the shell passed on, and Python could not read
-    except (OSError, RuntimeError) as problem:
-        raise UserError(f"{shown(file or text)} cannot be read ({reason(problem)}): choose another prompt") from problem
+        except (OSError, RuntimeError) as problem:  # RuntimeError: of a home that nobody has
+            raise UserError(
+                f"{shown(file)} cannot be read ({reason(problem)}): choose another `prompt_file`"
+            ) from problem
+    elif text == "-":
+        content = sys.stdin.buffer.read()
+    elif text is not None:
+        # A surrogate stands for a byte that Python could not read, in a terminal of another encoding.
+        content = text.encode("utf-8", "surrogateescape")
+    else:
+        return None
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as texts are read to train on
     except UnicodeDecodeError as problem:

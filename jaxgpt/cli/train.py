@@ -3,17 +3,20 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxgpt import config as configs
 from jaxgpt import presets
 from jaxgpt.cli import flags, process
-from jaxgpt.cli.command import program, run_command, say
+from jaxgpt.cli.command import advised, program, run_command, say
 from jaxgpt.cli.flags import Flag
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import UserError
 from jaxgpt.files import quoted
 from jaxgpt.training.signals import Interrupted, StopRequest
+
+if TYPE_CHECKING:
+    from jaxgpt.runs.folder import RunFolder
 
 ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --resume [PATH]
 
@@ -76,11 +79,11 @@ def _recipe(given: dict[str, Any]) -> TrainConfig:
 def _begin(config: TrainConfig, out: Path | None) -> None:
     with process.uninterrupted():
         process.setup()
-        from jaxgpt.runs import folder
+        from jaxgpt.runs import folder as folders
         from jaxgpt.training.train import train
 
-    path = folder.new(out, config.preset).path
-    _finish(lambda stop: train(config, out=path, stop=stop), path)
+    folder = folders.new(out, config.preset)
+    _finish(lambda stop: train(config, out=folder.path, stop=stop), folder)
 
 
 def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
@@ -100,14 +103,18 @@ def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
     data, max_steps = given.pop("data", None), given.pop("max_steps", None)
     if changed := [f"`{name}`" for name in given if after[name] != before[name]]:
         raise UserError(f"{folder} goes on as it was: leave out {', '.join(changed)}, or start a new run")
-    _finish(lambda stop: resume(folder.path, data=data, max_steps=max_steps, stop=stop), folder.path)
+    _finish(lambda stop: resume(folder.path, data=data, max_steps=max_steps, stop=stop), folder)
 
 
-def _finish(train: Callable[[StopRequest], Any], path: Path) -> None:
-    """Trains the run in `path` to its end, or until it is asked to stop, and says what to type next."""
+def _finish(train: Callable[[StopRequest], Any], folder: "RunFolder") -> None:
+    """Trains the run in `folder` to its end, or until it is asked to stop, and says what to type next."""
+    resume = f"{program('train')} --resume {quoted(folder.path)}"
     try:
         train(StopRequest(exit_on_second_ctrl_c=True))
     except Interrupted as stop:
-        next = f"{program('train')} --resume {quoted(path)}"
-        raise Interrupted(f"{stop}. To go on:\n\n    {next}", stop.signal_number) from stop
-    say(f"    {program('sample')} --run {quoted(path)} --tokens 500\n", sys.stdout)
+        raise Interrupted(f"{stop}. To go on:\n\n    {resume}", stop.signal_number) from stop
+    except OSError as error:
+        if not folder.has_checkpoint():
+            raise
+        raise OSError(f"{advised(error)}. The last checkpoint stands; to go on, then: {resume}") from error
+    say(f"    {program('sample')} --run {quoted(folder.path)} --tokens 500\n", sys.stdout)

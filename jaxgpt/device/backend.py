@@ -12,7 +12,7 @@ import jax
 
 FOREVER = 10**9  # seconds
 CPU_OPTIONS = {
-    # This pass removes optimisation barriers before fusion, and so all that `ops.cut` is for.
+    # This pass removes optimisation barriers before fusion, and so all that `ops.cpu_barrier` is for.
     "xla_disable_hlo_passes": "cse_barrier_expander",
     # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
     # the middle of a step, or Ctrl-Z.
@@ -96,7 +96,7 @@ def describe(device: jax.Device) -> str:
 
 def cuda_without_driver() -> bool:
     """Whether JAX's CUDA plugin is installed on a machine that has no NVIDIA driver, and nobody chose."""
-    if jax.config.jax_platforms not in (None, "", "cpu") or "JAX_PLATFORMS" in os.environ:
+    if jax.config.values["jax_platforms"] not in (None, "", "cpu") or "JAX_PLATFORMS" in os.environ:
         return False
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         return False

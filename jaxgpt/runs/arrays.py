@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 PLAIN = re.compile(r"[A-Za-z0-9_./ -]*")  # a path that means the same to Orbax as to everybody
 LOGGERS = ("absl", "asyncio")  # of Orbax, and of every task that an error ends
-LONGEST_END = 2.0  # seconds
+LONGEST_END = 2.0  # seconds that what an error leaves half done may take to end
 FILE = re.compile(r' (in OCDBT database at|of) local file "[^"]*"')  # in what TensorStore says
 LONGEST_CAUSE = 200  # characters
 
@@ -86,7 +86,7 @@ def cause(error: BaseException) -> tuple[int, str]:
         error = error.__cause__
     text = " ".join(str(error).split())
     if " " not in text:  # as of a `KeyError`
-        text = f"{type(error).__name__}: {text}"
+        text = f"{type(error).__name__} {text}".strip()
     if found := re.search(r"os_error_code='?(\d+)", text):  # so TensorStore tells of an `OSError`
         error = OSError(int(found[1]), os.strerror(int(found[1])))
     elif isinstance(error, MemoryError) or "out of memory" in text.lower():
@@ -125,8 +125,8 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 class _Quiet:
-    """Entered, it keeps what Orbax leaves half done when a file fails from printing: a coroutine for each array, on a
-    loop that is closed. They have ended when it is left, and the process is as it was."""
+    """A context in which nothing is printed of what Orbax leaves half done when a file fails: a coroutine for each
+    array, on a loop that is closed. They have ended when it is left, and the process is as it was before."""
 
     def __init__(self):
         self.lock, self.entered = threading.Lock(), 0

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str], *, read_only: bool = False):
         self.folder = Path(os.path.abspath(os.path.expanduser(folder)))
         self.read_only = read_only
-        self._write: Future[None] | None = None
+        self._write: futures.Future[None] | None = None
         if not read_only:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until the last write is done. Raises `OSError`, once, if it failed."""
         if self._write is not None:
-            wait([self._write])
+            futures.wait([self._write])
             write, self._write = self._write, None
             write.result()
 

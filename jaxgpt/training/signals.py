@@ -98,18 +98,24 @@ class StopRequest:
         elif number == signal.SIGINT and time.monotonic() - self._since > COPY_SECONDS:
             if self.exit_on_second_ctrl_c:
                 _leave(128 + number)
-            self._interrupt_main()
+            self._interrupt()
             self._since = time.monotonic()
 
-    def _interrupt_main(self) -> None:
-        """Has `_handle` called in the main thread, again and again: once it may not be waked from a wait."""
+    def _interrupt(self) -> None:
+        """Has `_handle` called in the main thread; a single call may come just before a wait, and not end it."""
         self._quit = True
         while self._quit and self._active:
-            if hasattr(signal, "pthread_kill"):
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            else:
-                _thread.interrupt_main()
+            interrupt_main()
             time.sleep(0.05)
+
+
+def interrupt_main() -> None:
+    """Does to the main thread what Ctrl-C does, from another one."""
+    main = threading.main_thread().ident
+    if main and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        _thread.interrupt_main()  # which ends no wait
 
 
 def _say(text: str) -> None:
