@@ -4,6 +4,7 @@
 """
 
 import io
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -14,14 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from jaxgpt.cli import process
+from jaxgpt.cli import flags, process
 from jaxgpt.cli.command import run_command
-from jaxgpt.cli.flags import HELP, Flag, page
+from jaxgpt.cli.flags import HELP, Flag
+from jaxgpt.config import TrainConfig, override, validate
 from jaxgpt.data import batches, corpus
 from jaxgpt.device import backend
 from jaxgpt.errors import UserError
@@ -30,6 +28,7 @@ from jaxgpt.model import build
 from jaxgpt.model.ladder import RUNGS
 from jaxgpt.presets import preset
 from jaxgpt.runs.folder import free_path
+from jaxgpt.runs.report import Report
 from jaxgpt.runs.run import Run
 from jaxgpt.training import step
 from jaxgpt.training.evaluation import make_evaluate
@@ -44,19 +43,20 @@ PUBLISHED = {  # train and validation loss that the ladder's blog post gives for
     "layernorm": (1.98, 2.06),
 }
 LECTURE_BATCHES = 200  # random ones; their mean is the lecture's estimate of a loss
-MARKS = ("<!-- figures: python -m jaxgpt.ladder -->\n", "<!-- end of figures -->\n")
+FIRST_SEED = 1337
+START, END = "<!-- figures: python -m jaxgpt.ladder -->", "<!-- end of figures -->"
 
 
 @dataclass
-class Climbed:
-    """One rung, trained with one seed or more."""
+class Result:
+    """What came of a rung, trained with one seed or more."""
 
     name: str
     parameters: int = 0
     seconds: float = 0.0  # of the first seed's training, compilation included
-    losses: list[dict[str, float]] = field(default_factory=list)  # a seed each
+    losses: list[dict[str, float]] = field(default_factory=list)  # a seed each, as from `measure`
     curve: list[tuple[int, float]] = field(default_factory=list)  # the first seed's: step, validation loss
-    sample: str = ""
+    sample: str = ""  # the first seed's
 
     def loss(self, kind: str) -> str:
         """Mean over the seeds, with the spread where there are several."""
@@ -81,27 +81,26 @@ def measure(run: Run) -> dict[str, float]:
     return losses
 
 
-def climb(name: str, out: Path, seeds: int, max_steps: int | None) -> Climbed:
-    """Trains the rung `name` into folders below `out`."""
-    climbed = Climbed(name)
-    changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
-    for seed in range(1337, 1337 + seeds):
-        began = time.monotonic()
-        folder = out / (name if seed == 1337 else f"{name}-seed{seed}")
-        run = train(preset(name, seed=seed, **changes), out=folder, quiet=True)
-        if seed == 1337:
-            climbed.seconds = time.monotonic() - began
-            climbed.parameters = build.n_params(run.config.model)
-            climbed.curve = [(row["step"], row["val_loss"]) for row in run.metrics if "val_loss" in row]
-            climbed.sample = run.generate(tokens=300, seed=1)
-        climbed.losses.append(measure(run))
-    return climbed
+def climb(recipe: TrainConfig, out: Path, seeds: int) -> Result:
+    """Trains a rung with `seeds` seeds, each run in a folder below `out`."""
+    result = Result(recipe.preset)
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+        began, first = time.monotonic(), seed == FIRST_SEED
+        folder = out / (result.name if first else f"{result.name}-seed{seed}")
+        run = train(override(recipe, seed=seed), out=folder, quiet=True)
+        if first:
+            result.seconds = time.monotonic() - began
+            result.parameters = build.n_params(run.config.model)
+            result.curve = [(row["step"], row["val_loss"]) for row in run.metrics if "val_loss" in row]
+            result.sample = run.generate(tokens=300, seed=1).strip()
+        result.losses.append(measure(run))
+    return result
 
 
 HEADINGS = ("rung", "published", "ours", "difference", "ours, whole splits", "parameters", "seconds")
 
 
-def cells(r: Climbed) -> tuple[str, ...]:
+def cells(r: Result) -> tuple[str, ...]:
     """A rung's row of the table; the losses are train / validation."""
     published = PUBLISHED[r.name]
     means = [mean(losses[kind] for losses in r.losses) for kind in ("train", "val")]
@@ -117,9 +116,9 @@ def cells(r: Climbed) -> tuple[str, ...]:
     )
 
 
-def caption(rungs: list[Climbed]) -> str:
+def caption(results: list[Result]) -> str:
     """What the table's figures are."""
-    seeds = len(rungs[0].losses)
+    seeds = len(results[0].losses)
     return (
         "Losses are train / validation, in nats a character. `ours` is the lecture's estimate over "
         f"{LECTURE_BATCHES} random batches, `whole splits` counts every character; "
@@ -128,40 +127,39 @@ def caption(rungs: list[Climbed]) -> str:
     )
 
 
-def report(rungs: list[Climbed], picture: str) -> str:
-    """Table, picture and samples, as markdown."""
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *(cells(r) for r in rungs)]
+def markdown(results: list[Result], picture: str) -> str:
+    """Table, picture and samples, for a page."""
+    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, results)]
     parts = [
         "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n",
-        caption(rungs) + "\n",
+        caption(results) + "\n",
         f"![Validation loss of every rung against steps]({picture})\n",
         "What each rung writes (300 characters, temperature 1):\n",
-        *(f"`{r.name}`\n\n```text\n{r.sample.strip()}\n```\n" for r in rungs),
+        *(f"`{r.name}`\n\n```text\n{r.sample}\n```\n" for r in results),
     ]
     return "\n".join(parts)
 
 
-def show(rungs: list[Climbed], console: Console) -> None:
-    """Samples and table, in the terminal."""
-    for r in rungs:
-        console.print(Text(f"\n── {r.name} ──\n", style="bold").append(r.sample.strip(), style="not bold"))
-    table = Table(*HEADINGS, box=box.SIMPLE)
-    for r in rungs:
-        table.add_row(*cells(r))
-    console.print(table, crop=False)
-    console.print(Text(caption(rungs).replace("`", "")))
+def plain(results: list[Result]) -> str:
+    """Samples and table, for a terminal."""
+    samples = [f"── {r.name} ──\n{r.sample}\n" for r in results]
+    rows = [HEADINGS, *map(cells, results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(["", *samples, *table, "", caption(results).replace("`", "")])
 
 
-def plot(rungs: list[Climbed], path: Path) -> None:
+def plot(results: list[Result], path: Path) -> None:
     """The validation loss of every rung in one picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for r in rungs:
+    for r in results:
         (line,) = axes.plot(*zip(*r.curve, strict=True), label=r.name)
         axes.axhline(PUBLISHED[r.name][1], color=line.get_color(), linestyle=":", linewidth=0.8)
-    axes.set(xlabel="step", ylabel="validation loss (nats a character)", ylim=(1.9, 3.0))
+    highest = max(3.0, *(1.05 * r.curve[-1][1] for r in results))  # of what is of interest: how the curves end
+    axes.set(xlabel="step", ylabel="validation loss (nats a character)", ylim=(1.9, highest))
     axes.set_title("Every rung of the ladder; dotted: the published loss")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -198,32 +196,59 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(given: dict[str, Any]) -> None:
     if "help" in given:
-        print(page(ABOUT, FLAGS))
+        print(flags.page(ABOUT, FLAGS))
         return
-    seeds = given.get("seeds", 1)
+    seeds, max_steps = given.get("seeds", 1), given.get("max_steps")
     if seeds < 1:
         raise UserError(f"`seeds` must be 1 or more, not {seeds}")
-    process.setup()
-    out = Path(given.get("out", free_path("ladder"))).expanduser()
-    path = Path(given.get("report", out / "ladder.md")).expanduser()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    rungs = []
-    for name in RUNGS:
-        rungs.append(climb(name, out, seeds, given.get("max_steps")))
-        r = rungs[-1]
-        console.print(f"{name:>12}  train {r.loss('train')}  val {r.loss('val')}  in {r.seconds:.0f} s", markup=False)
-    plot(rungs, path.with_suffix(".png"))
-    text = report(rungs, path.with_suffix(".png").name)
-    page_before = path.read_text("utf-8") if path.exists() else ""
-    write_atomically(path, between_marks(page_before, text).encode())
-    show(rungs, console)
-    console.print(f"written to {shown(path)}", markup=False)
+    changes = {} if max_steps is None else {"max_steps": max_steps}
+    recipes = [validate(preset(name, **changes)) for name in RUNGS]
+    with process.uninterrupted():
+        process.setup()
+    out = Path(os.path.realpath(os.path.expanduser(given.get("out", free_path("ladder")))))
+    path = Path(os.path.realpath(os.path.expanduser(given.get("report", out / "ladder.md"))))
+    page_before = _prepare(out, path)
+
+    report, results = Report(), []
+    for recipe in recipes:
+        r = climb(recipe, out, seeds)
+        results.append(r)
+        report.note(f"{r.name:>12}  train {r.loss('train')}  val {r.loss('val')}  in {r.seconds:.0f} s")
+    picture = path.with_suffix(".png")
+    write_atomically(path, between_marks(page_before, markdown(results, picture.name)).encode())
+    report.note(plain(results))
+    plot(results, picture)
+    report.note(f"written to {shown(path)}")
+
+
+def _prepare(out: Path, path: Path) -> str:
+    """The page at `path` as it is. What is wrong with it or with `out` is told before the climb, not after it."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{shown(out)} exists and is not overwritten: choose another `out`")
+    if path.suffix == ".png":
+        raise UserError(f"`report` is a markdown file, which has its picture beside it, not {shown(path)}")
+    try:
+        page = path.read_bytes().decode() if path.exists() else ""
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{shown(path)} is not UTF-8 text: choose another `report`") from problem
+    between_marks(page, "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+    return page
 
 
 def between_marks(page: str, text: str) -> str:
-    """`page` with what stands between the marks replaced; without marks, marks and text after it."""
-    before, _, rest = page.partition(MARKS[0])
-    return before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2]
+    """`page` with `text` between the marks, which come at its end where it has none.
+
+    Raises:
+        UserError: for a page with the first mark alone.
+    """
+    if START not in page:
+        page = f"{page.rstrip()}\n\n{START}\n{END}\n".lstrip()
+    before, _, rest = page.partition(START)
+    if END not in rest:
+        raise UserError(f"`report` has the line {START} and no {END} after it: add that where the figures end")
+    return f"{before}{START}\n{text}{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_a_cpu_is_described_by_its_cores(count, words, settings, monkeypatch):
 # How many processors the control group allows: files as Linux shows them
 
 V2 = "0::/user.slice/run-7.scope\n"
-V1 = "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n"
+V1 = "5:memory:/others\n4:cpu,cpuacct:/docker/abc\n0::/\n"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ V1 = "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n"
         (V1, {"cpu/docker/abc/cpu.cfs_quota_us": "-1", "cpu/docker/abc/cpu.cfs_period_us": "100000"}, float("inf")),
         (V1, {"cpu/docker/abc/cpu.cfs_quota_us": "50000", "cpu/docker/abc/cpu.cfs_period_us": "100000"}, 0.5),
         (V1, {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),  # in a container
-        (V1, {"memory/docker/abc/cpu.max": "100000 100000"}, float("inf")),  # another controller's tree
+        (V1, {"cpu/others/cpu.cfs_quota_us": "1", "cpu/others/cpu.cfs_period_us": "9"}, float("inf")),  # not our group
     ],
 )
 def test_the_quota_of_the_control_group_is_read(own, limits, quota, tmp_path):

@@ -112,7 +112,7 @@ def no_network(monkeypatch, tmp_path):
         ("--out text.txt", ["text.txt", "choose another --out"]),
         ("--out text.txt/run", ["text.txt/run", "Not a directory", "choose another --out"]),
         ("--out dangling", ["dangling", "choose another --out"]),
-        ("--out runs/a --resume runs/b", ["--resume runs/b and --out runs/a are two runs"]),
+        ("--out runs/a --resume runs/b", ["--resume and --out name two runs: leave out one"]),
         ("--resume", ["there is no run in runs/"]),
         ("--resume --preset cp", ["no preset 'cp': did you mean 'cpu'?"]),
         ("--resume --preset t4", ["there is no run of preset 't4' in runs/"]),

@@ -14,12 +14,11 @@ from jaxgpt.device import backend
 from jaxgpt.model import attention, gpt, ladder, ops
 from jaxgpt.training import feed, muon, optimizer
 
-SMALL = {"vocab_size": 13, "block_size": 70, "n_layer": 1, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
+SMALL = {"vocab_size": 13, "block_size": 24, "n_layer": 1, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
 CONFIGS = {
     "layernorm": presets.preset("layernorm", **SMALL | {"block_size": 8}),
-    "cpu": presets.preset("cpu", **SMALL, warmup_steps=1),
+    "gpt2": presets.preset("cpu", **SMALL | {"n_embd": 96}, bias=True, warmup_steps=1),
     "t4": presets.preset("t4", **SMALL),
-    "wide": presets.preset("t4", **SMALL | {"n_embd": 96}, tie_head=True, activation="gelu"),
     "speedrun": presets.preset("speedrun", **SMALL | {"n_layer": 2}),
 }
 
@@ -68,7 +67,7 @@ def plain_orthogonalize(matrices, mesh=None):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 32)  # three chunks, the last shorter
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 16)  # two chunks, the last shorter
     fast = figures(config, n_devices=2, micro_batches=2)
     for module in (gpt, ops, optimizer, muon):
         monkeypatch.setattr(module, "cpu_barrier", lambda x: x)

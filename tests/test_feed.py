@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import toy
-from toy import CONFIG, F32, assert_near, assert_same, differ
+from toy import CONFIG, F32, TABLE, assert_near, assert_same, differ
 
 from jaxgpt.config import TrainConfig, override
 from jaxgpt.training import feed
@@ -122,8 +122,8 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
 
 
 def test_any_number_of_steps_is_one_program_and_moves_nothing_between_host_and_device(caplog):
-    loop, on = feed.device_loop(DROPPING, F32, toy.placement()), toy.placement()
-    text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(DROPPING), *np.int32([1, 2, 5, 3])), on.state)
+    loop, on = feed.device_loop(TABLE, F32, toy.placement()), toy.placement()
+    text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.state)
     with toy.compilations(caplog) as first:
         state, _ = loop(state, text, ns[0])
     with toy.compilations(caplog) as later:

@@ -37,6 +37,7 @@ FLAGS = [
         (["--bias=true"], {"bias": True}),
         (["--dtype", "float32"], {"dtype": "float32"}),
         (["--prompt", "-and so"], {"prompt": "-and so"}),
+        (["--prompt", "-and"], {"prompt": "-and"}),
         (["--prompt", "--and so"], {"prompt": "--and so"}),
         (["--prompt=--n-layer"], {"prompt": "--n-layer"}),
         (["--prompt", "-"], {"prompt": "-"}),

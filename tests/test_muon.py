@@ -104,7 +104,7 @@ def first_update(config: TrainConfig):
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
     tx = optimizer.build(config)
-    return params, tx.update(grads, tx.init(params), params, finite=True)[0]
+    return params, jax.jit(tx.update)(grads, tx.init(params), params, finite=True)[0]
 
 
 def test_each_optimiser_has_a_learning_rate_of_its_own():

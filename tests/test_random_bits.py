@@ -98,6 +98,16 @@ def test_pairs_of_neighbours_fall_everywhere_alike():
     assert abs(chi_square - 255) < 5 * np.sqrt(2 * 255)
 
 
+def test_they_are_the_same_where_64_bit_types_are_switched_on():
+    narrow = bits(shape=(64, 64))
+    with jax.enable_x64(True):
+        wide = bits(shape=(64, 64))
+        dropped = dropout(jnp.ones((64, 64), jnp.float32), 0.2, key()) == 0
+    assert wide.dtype == narrow.dtype
+    np.testing.assert_array_equal(wide, narrow)
+    np.testing.assert_array_equal(dropped, narrow < 0.2 * 2**32)
+
+
 def test_no_key_gives_another_keys_bits_in_another_order():
     # Keys whose first words differ in the lowest 19 bits alone would do so if the index met nothing but that word.
     keys = jax.random.split(jax.random.key(0), 400)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import jaxgpt
-from jaxgpt.cli import train as cli
+from jaxgpt.cli import sample, train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
     """A folder with the text that the commands are run on, instead of tiny Shakespeare."""
     monkeypatch.chdir(tmp_path)
     Path("my_novel.txt").write_text(SHAKESPEARE, "utf-8")
-    monkeypatch.setattr("jaxgpt.corpus._tiny_shakespeare", lambda: SHAKESPEARE)
+    monkeypatch.setattr("jaxgpt.data.tiny_shakespeare.load", lambda: SHAKESPEARE)
 
 
 def small(command: str) -> list[str]:
@@ -33,11 +33,11 @@ def small(command: str) -> list[str]:
 def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, capsys):
     for command in COMMANDS:
         if command.startswith("python train.py") and "--resume" not in command:
-            assert cli.train(small(command)) == 0, command
-    assert cli.train(["--resume", "--max-steps", "3", "--out", "runs/speedrun"]) == 0
+            assert train.main(small(command)) == 0, command
+    assert train.main(["--resume", "--max-steps", "3", "--out", "runs/speedrun"]) == 0
     for command in COMMANDS:
         if command.startswith("python sample.py"):
-            assert cli.sample([*shlex.split(command)[2:], "--tokens", "9"]) == 0, command
+            assert sample.main([*shlex.split(command)[2:], "--tokens", "9"]) == 0, command
     assert "error" not in capsys.readouterr().err
 
 
@@ -59,4 +59,14 @@ def test_the_files_that_the_readme_names_exist():
     for name in re.findall(r"requirements[\w-]*\.txt|docs/[\w.-]+", README):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"`(\w+\.py)`", README):
-        assert (ROOT / name).is_file() or (ROOT / "jaxgpt" / name).is_file(), name
+        assert (ROOT / name).is_file() or list((ROOT / "jaxgpt").rglob(name)), name
+
+
+def test_the_places_that_contributing_names_exist():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`(\w+)` (?:there|in) `?([\w/]+\.py)", contributing)
+    assert {("TOKENIZERS", "data/tokenizer.py"), ("ARCHITECTURES", "model/build.py")} <= set(named)
+    for name, file in named:
+        assert re.search(rf"^(class|def)? ?{name}\b", (ROOT / "jaxgpt" / file).read_text("utf-8"), re.MULTILINE), name
+    for name in re.findall(r"`((?:jaxgpt/)?\w+/(?:\w+\.py)?)`", contributing):
+        assert (ROOT / name).exists() or (ROOT / "jaxgpt" / name).exists(), name

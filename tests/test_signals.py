@@ -16,12 +16,14 @@ import pytest
 
 import jaxgpt
 from jaxgpt.training import signals
-from jaxgpt.training.signals import SIGNALS, Interrupted, StopRequest
+from jaxgpt.training.signals import Interrupted, StopRequest
 
 ROOT = Path(__file__).parent.parent
 
 if sys.platform == "win32":
     pytest.skip("Windows sends no signals to itself", allow_module_level=True)
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU]
 
 
 @pytest.fixture(autouse=True)

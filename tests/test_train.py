@@ -102,6 +102,15 @@ def test_a_text_on_the_host_trains_the_same_model(whole, config, tmp_path, stop_
     )
 
 
+def test_a_request_to_stop_before_the_first_update_leaves_nothing_to_resume(config, tmp_path):
+    stop = Stop()
+    stop.signal_number = signal.SIGINT
+    with pytest.raises(Interrupted, match="stopped before a step was done, in .*run") as caught:
+        jaxgpt.train(config, out=tmp_path / "run", quiet=True, stop=stop)
+    assert caught.value.signal_number == signal.SIGINT
+    assert not RunFolder(tmp_path / "run").has_checkpoint()
+
+
 def test_rows_after_the_checkpoint_are_dropped(whole, config, tmp_path, stop_after):
     with pytest.raises(Interrupted):
         jaxgpt.train(config, out=tmp_path / "run", quiet=True, stop=stop_after(6))

@@ -89,7 +89,7 @@ def _begin(config: TrainConfig, out: Path | None) -> None:
 def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
     """Goes on with the run in `path`, or with the newest one; `out` is the older way to name it."""
     if out not in (None, path):
-        raise UserError(f"`resume` {path} and `out` {out} are two runs: leave out one")
+        raise UserError("`resume` and `out` name two runs: leave out one")
     if "preset" in given:
         presets.preset(given["preset"])  # a wrong name is told
     with process.uninterrupted():
@@ -112,6 +112,8 @@ def _finish(train: Callable[[StopRequest], Any], folder: "RunFolder") -> None:
     try:
         train(StopRequest(exit_on_second_ctrl_c=True))
     except Interrupted as stop:
+        if not folder.has_checkpoint():
+            raise
         raise Interrupted(f"{stop}. To go on:\n\n    {resume}", stop.signal_number) from stop
     except OSError as error:
         if not folder.has_checkpoint():

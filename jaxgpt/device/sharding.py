@@ -5,6 +5,7 @@ averaged. On a GPU machine the devices are its GPUs; on a CPU they are what `jax
 each in the commands: a core that works through rows of its own need not wait for the others at every operation.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -89,8 +90,9 @@ def _most_equal_shares(rows: int, most: int) -> int:
 
 def _cpu_micro_batches(rows: int, block_size: int) -> int:
     """The fewest equal parts of `rows` that are small enough for a core's cache."""
-    parts = (n for n in range(1, rows + 1) if rows % n == 0)
-    return min(n for n in parts if rows // n * block_size <= CPU_MICRO_TOKENS or n == rows)
+    small = (n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0)
+    divisors = sorted({divisor for n in small for divisor in (n, rows // n)})
+    return next(n for n in divisors if rows // n * block_size <= CPU_MICRO_TOKENS or n == rows)
 
 
 # Inside `jax.shard_map`

@@ -1,7 +1,7 @@
 """A tree of arrays in a folder, written and read by Orbax, with what Orbax needs to be a good guest in a process.
 
 Orbax runs event loops, which it cannot in a thread where one runs already, as in a notebook: call `write` and `read`
-by `in_thread`.
+by `threads.in_thread`.
 """
 
 import asyncio
@@ -18,16 +18,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgpt.errors import UserError
-
-T = TypeVar("T")
 
 PLAIN = re.compile(r"[A-Za-z0-9_./ -]*")  # a path that means the same to Orbax as to everybody
 LOGGERS = ("absl", "asyncio")  # of Orbax, and of every task that an error ends
@@ -64,20 +61,6 @@ def read(folder: Path, like: Any) -> Any:
                 raise UserError(f"{folder.name}/{name} is {shapes}")
         how = ocp.args.PyTreeRestore(like, jax.tree.map(_restore_args, like))
         return ocp.Checkpointer(handler).restore(path, args=how)
-
-
-def in_thread(work: Callable[..., T], *args) -> "Future[T]":
-    """Begins `work(*args)`. The thread is a daemon: a disk that does not answer keeps no process from ending."""
-    future: Future[T] = Future()
-
-    def run():
-        try:
-            future.set_result(work(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def cause(error: BaseException) -> tuple[int, str]:

@@ -26,6 +26,7 @@ import numpy as np
 from jaxgpt.errors import UserError
 from jaxgpt.files import reason, shown, write_atomically
 from jaxgpt.runs import arrays
+from jaxgpt.threads import in_thread
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Checkpoints:
         self.wait()
         loss = math.inf if math.isnan(val_loss) else float(val_loss)
         files = {"progress/metadata": json.dumps(progress), "metrics/metrics": json.dumps({"val_loss": loss})}
-        self._write = arrays.in_thread(self._write_step, int(step), jax.device_get(items), files)
+        self._write = in_thread(self._write_step, int(step), jax.device_get(items), files)
 
     def wait(self) -> None:
         """Until the last write is done. Raises `OSError`, once, if it failed."""
@@ -140,7 +141,7 @@ class Checkpoints:
             OSError: when there is too little memory.
         """
         with self._told(step):
-            return arrays.in_thread(self._read_step, step, like).result()
+            return in_thread(self._read_step, step, like).result()
 
     def read(self, which: str, work: Callable[[int], T]) -> T:
         """`work(step)` for the "newest" or the "best" checkpoint, though the run may be training.

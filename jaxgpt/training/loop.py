@@ -1,8 +1,9 @@
 """The loop around the step: evaluate, sample, log, save, stop when asked to."""
 
+import contextlib
 import hashlib
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from jaxgpt.runs.checkpoints import Checkpoints
 from jaxgpt.runs.folder import RunFolder
 from jaxgpt.runs.plot import plot
 from jaxgpt.runs.run import FORMAT, Run, check_unchanged
+from jaxgpt.threads import in_thread
 from jaxgpt.training import feed, items, step
 from jaxgpt.training.evaluation import make_evaluate
 from jaxgpt.training.pacer import Pacer
@@ -88,7 +90,7 @@ class Loop:
         )
 
     def from_scratch(self, remark: str | None) -> Run:
-        with Checkpoints(self.folder.checkpoints) as checkpoints:
+        with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
             train_steps = self.compile()
             self.banner()
             if remark:
@@ -99,7 +101,7 @@ class Loop:
             return self.run(init(), 0, train_steps, checkpoints)
 
     def from_checkpoint(self) -> Run:
-        with Checkpoints(self.folder.checkpoints) as checkpoints:
+        with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
             at = checkpoints.newest()
             saved = checkpoints.progress(at)
             check_unchanged(self.folder, self.config, saved)
@@ -127,16 +129,21 @@ class Loop:
 
     def compile(self) -> Future[feed.TrainSteps]:
         """Begins to, while weights are drawn or read and the first evaluation is compiled and run."""
-        compile = (feed.compile_train_steps, self.config, self.dtype, self.placement, self.train_tokens)
-        return ThreadPoolExecutor(1).submit(*compile)
+        return in_thread(feed.compile_train_steps, self.config, self.dtype, self.placement, self.train_tokens)
+
+    def compiled(self, train_steps: Future[feed.TrainSteps]) -> feed.TrainSteps:
+        """Waits for the compilation, or for a request to stop."""
+        while not self.stop.signal_number:
+            with contextlib.suppress(TimeoutError):
+                return train_steps.result(timeout=0.1)
+        raise Interrupted(f"stopped before a step was done, in {self.folder}", self.stop.signal_number)
 
     def run(self, state: TrainState, at: int, train_steps: Future[feed.TrainSteps], checkpoints: Checkpoints) -> Run:
         """From step `at` to the end."""
-        with self.report, self.stop:
-            if at == 0:
-                self.add_row({"step": 0} | self.evaluation(state, 0))
-            state = self.train(state, at, train_steps.result(), checkpoints)
-            checkpoints.verify(items.of_state(state))
+        if at == 0 and not self.stop.signal_number:
+            self.add_row({"step": 0} | self.evaluation(state, 0))
+        state = self.train(state, at, self.compiled(train_steps), checkpoints)
+        checkpoints.verify(items.of_state(state))
         p, last = self.progress, self.rows[-1]["final_val_loss"]
         self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, last))
         return Run(self.folder.path, self.config, self.tokenizer, self.model(state), self.config.max_steps)
