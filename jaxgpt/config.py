@@ -40,7 +40,7 @@ class ModelConfig(Plain):
     n_layer: Annotated[int, Bounds(least=1, greatest=1000)] = 4
     """Number of blocks."""
     n_head: Count = 4
-    """Attention heads a block; must divide n_embd."""
+    """Attention heads a block; must divide `n_embd`."""
     n_embd: Count = 128
     """Width of the residual stream, in channels (C)."""
     dropout: Share = 0.0

@@ -6,6 +6,7 @@ When `block_size` is reached, the second half of what the cache holds is read af
 on: a text can be of any length, and the model sees between `block_size / 2` and `block_size` tokens of it.
 """
 
+import numbers
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -38,7 +39,9 @@ class Sampler(NamedTuple):
     def check(self) -> "Sampler":
         """Returns itself, or raises `UserError` with every value that makes no sense."""
         wrong = [
-            f"`{name}` is a number, not {value!r}" for name, value in self._asdict().items() if not _is_number(value)
+            f"`{name}` is a {'whole ' if name == 'top_k' else ''}number, not {value!r}"
+            for name, value in self._asdict().items()
+            if not _is_number(value, whole=name == "top_k")
         ]
         if wrong:
             raise UserError("; ".join(wrong))
@@ -75,8 +78,8 @@ class Sampler(NamedTuple):
         return logits
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+def _is_number(value: Any, whole: bool) -> bool:
+    return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
 
 
 class DecodeState(NamedTuple):

@@ -46,6 +46,7 @@ def rung(c: ModelConfig, p: Any, tokens: np.ndarray) -> np.ndarray:
 
 
 def separate_heads(c: ModelConfig, p: Any, x: np.ndarray) -> np.ndarray:
+    """Attention of a rung, whose queries, keys and values have matrices of their own: (T, C) to (T, C)."""
     return attention(c, np.concatenate([linear(p[name], x) for name in ("query", "key", "value")], axis=1))
 
 

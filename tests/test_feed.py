@@ -41,9 +41,11 @@ STEPS = [*range(70), 10**6, 2**31 - 2]  # the host draws the positions of 64 ste
 
 @pytest.mark.parametrize("n_devices", [1, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, updates_that_tell):
+def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, updates_that_tell, tmp_path):
     tokens = toy.TEXT.astype(dtype)
-    device, host = (told(feeder, CONFIG, tokens, STEPS, n_devices) for feeder in FEEDERS)
+    tokens.tofile(tmp_path / "text.bin")
+    device = told(feed.from_device, CONFIG, tokens, STEPS, n_devices)
+    host = told(feed.from_host, CONFIG, np.memmap(tmp_path / "text.bin", dtype, "r"), STEPS, n_devices)
     assert_same(device, host)
     assert {leaf.dtype for leaf in host[0][:2]} == {np.dtype("int32")}
 
@@ -121,7 +123,7 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
     assert_same(metrics, [each[i] for i in (0, 3, 5)])
 
 
-def test_any_number_of_steps_is_one_program_and_moves_nothing_between_host_and_device(caplog):
+def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_and_device(caplog):
     loop, on = feed.device_loop(TABLE, F32, toy.placement()), toy.placement()
     text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.state)
     with toy.compilations(caplog) as first:
@@ -136,6 +138,15 @@ def test_any_number_of_steps_is_one_program_and_moves_nothing_between_host_and_d
             state, _ = loop(state, text, n)
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):  # else the guard guards nothing here
             loop(state, toy.TEXT, n)
+
+
+@pytest.mark.parametrize("feeder", FEEDERS)
+def test_what_moves_between_two_programs_is_sent_on_purpose(feeder, updates_that_tell):
+    train_steps = feeder(CONFIG, F32, toy.placement(), toy.TEXT)
+    state, _ = train_steps(toy.init_state(), 0, 1)
+    with jax.transfer_guard("disallow"):  # of what JAX would do unasked
+        state, _ = train_steps(state, 1, 2)
+    assert state.step == 3
 
 
 @pytest.mark.parametrize("feeder", FEEDERS)

@@ -15,6 +15,7 @@ import pytest
 import jaxgpt
 
 ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "jaxgpt").rglob("*.py"))
 BUILT_FROM = ["LICENSE", "README.md", "jaxgpt", "pyproject.toml", "requirements-cpu.txt", "setup.py"]
 SMALL = ["--n-layer=1", "--n-embd=16", "--block-size=16", "--batch-size=4", "--max-steps=2", "--eval-windows=8"]
 
@@ -76,15 +77,26 @@ def files_of(package: Path) -> set[str]:
 
 def test_what_the_code_imports_is_what_the_requirements_name():
     required = set(re.findall(r"^[\w-]+", (ROOT / "requirements-cpu.txt").read_text("utf-8"), re.M))
-    imported = set.union(*map(imports, (ROOT / "jaxgpt").rglob("*.py"))) - sys.stdlib_module_names - {"jaxgpt"}
+    imported = {name.split(".")[0] for file in FILES for name in imports(file)} - sys.stdlib_module_names - {"jaxgpt"}
     packages = importlib.metadata.packages_distributions()
     assert {name for name in imported if not required.intersection(packages.get(name, ()))} == set()
     assert required.difference(*(packages.get(name, ()) for name in imported)) == set()
 
 
-def imports(path: Path) -> set[str]:
-    """The packages that a file imports, at its top or within."""
-    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+def test_nothing_imports_from_a_floor_above_its_own():
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.M)
+    floors = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", names)}
+    for file in FILES:
+        floor = floors[file.relative_to(ROOT / "jaxgpt").parts[0].removesuffix(".py")]
+        for name in imports(file):
+            if name.startswith("jaxgpt."):
+                assert floors[name.split(".")[1]] <= floor, f"{file} imports {name}"
+
+
+def imports(file: Path) -> set[str]:
+    """What a file imports, at its top or within: the dotted names."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-    return {name.partition(".")[0] for name in names}
+    return names | {
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }

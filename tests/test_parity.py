@@ -21,12 +21,12 @@ from jaxgpt.training.step import TrainState, make_update
 torch.set_num_threads(1)  # so small that threads would wait for each other longer than they work
 F32 = jnp.dtype("float32")
 VOCAB = 65
-SMALL = {"block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32, "dropout": 0.0, "batch_size": 8}
+SMALL = {"block_size": 16, "n_layer": 1, "n_head": 4, "n_embd": 32, "dropout": 0.0, "batch_size": 8}
 CONFIGS = {
-    **{name: preset(name, n_layer=2) for name in RUNGS},
+    **{name: preset(name, n_layer=2 if name == "layernorm" else 1) for name in RUNGS},
     "cpu": preset("cpu", **SMALL),
     "t4": preset("t4", **SMALL),
-    "gpt2": preset("cpu", **SMALL, bias=True, weight_decay=0.1, grad_clip=0.5, beta2=0.95),
+    "gpt2": preset("cpu", **SMALL | {"n_layer": 2}, bias=True, weight_decay=0.1, grad_clip=0.5, beta2=0.95),
     "speedrun": preset("speedrun", **SMALL, optimizer="adamw", ema_decay=0.0),  # for Muon see test_muon.py
 }
 # Text with something to learn: a noisy walk through the alphabet.
@@ -51,20 +51,21 @@ def test_losses_gradients_and_twenty_updates_are_those_of_pytorch(config):
     update = jax.jit(make_update(config, F32, sharding.place(jax.devices()[:1])))
     model = torch_models.build(config.model)
     torch_models.load(model, params)
-    adamw, schedule = torch_adamw(config, model), optimizer.learning_rate(config)
+    adamw, key = torch_adamw(config, model), jax.random.key(0)
 
     for i in range(20):
-        windows = batches.host_batch(config.seed, i, TEXT, config.batch_size, config.model.block_size)
-        x, y = torch.from_numpy(windows[:, :-1]), torch.from_numpy(windows[:, 1:])
+        windows = batches.host_batch(config.seed, i, TEXT, config.batch_size, config.model.block_size).astype(np.int32)
+        x, y = windows[:, :-1], windows[:, 1:]
+        state, metrics = update(state, x, y, key)
         adamw.zero_grad()
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        scores = model(torch.from_numpy(x.astype(np.int64)))
+        loss = F.cross_entropy(scores.flatten(0, 1), torch.from_numpy(y.astype(np.int64)).flatten())
         loss.backward()
         if config.grad_clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         for group in adamw.param_groups:
-            group["lr"] = float(schedule(i))
+            group["lr"] = metrics.learning_rate.item()
         adamw.step()
-        state, metrics = update(state, *batches.inputs_and_targets(windows), jax.random.key(0))
         np.testing.assert_allclose(metrics.loss, loss.item(), rtol=1e-5 if i == 0 else 1e-4)
         if i == 0:
             assert_same_gradients(model, config, state)

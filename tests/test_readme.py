@@ -26,8 +26,8 @@ def here(tmp_path, monkeypatch):
 
 
 def small(command: str) -> list[str]:
-    """The arguments of a train.py command; the sizes that it does not set are small."""
-    return [*shlex.split(SMALL), *shlex.split(command)[2:]]
+    """The arguments of a train.py command, and small sizes."""
+    return [*shlex.split(command)[2:], *shlex.split(SMALL)]
 
 
 def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, capsys):

@@ -273,9 +273,9 @@ def test_a_cache_is_small_for_a_short_text(tokens, capacity):
     assert sampling._capacity(tokens, 100) == capacity
 
 
-@pytest.mark.parametrize("architecture, samples", [("gpt", 3), ("head", 1)])
+@pytest.mark.parametrize("architecture, samples", [("gpt", 2), ("head", 1)])
 def test_a_text_whose_cache_grows_is_written_as_without_a_cache(architecture, samples):
     model = model_of(70, architecture, n_layer=2)
-    written = sampling.generate(model, PROMPT, 130, seed=2, samples=samples)
+    written = sampling.generate(model, PROMPT, 85, seed=2, samples=samples)
     for i in range(samples):
-        assert written[i].tolist() == uncached(model, PROMPT, 130, seed=2, sample=i)
+        assert written[i].tolist() == uncached(model, PROMPT, 85, seed=2, sample=i)

@@ -62,7 +62,7 @@ def test_a_placement_says_how_state_and_batches_lie_on_its_devices():
     assert on.platform == "cpu"
 
 
-def test_a_placement_is_a_key():
+def test_a_placement_can_be_a_key_and_a_static_argument():
     devices = jax.devices()
     known = {sharding.place(devices[:2]): 1, sharding.place(devices[:2], 3): 2, sharding.place(devices): 3}
     assert known[sharding.place(devices[:2], 1)] == 1

@@ -128,7 +128,7 @@ def test_a_request_to_stop_at_the_last_update_lets_the_run_end(whole, config, tm
 
 def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path):
     changes = {"data": config.data, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4}
-    changes |= {"dtype": "float16", "micro_batches": 2, "max_steps": 3000, "eval_interval": 1500, "log_interval": 1}
+    changes |= {"dtype": "float16", "micro_batches": 2, "max_steps": 800, "eval_interval": 400, "log_interval": 1}
     changes |= {"eval_windows": 8, "sample_tokens": 0}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
     command = [sys.executable, str(ROOT / "train.py")]
@@ -143,7 +143,7 @@ def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path)
     assert "python train.py --resume run\n" in err
     assert "Traceback" not in err
     assert "\x1b" not in out + err
-    assert 3 < jaxgpt.load(tmp_path / "run").step < 3000
+    assert 3 < jaxgpt.load(tmp_path / "run").step < 800
 
     resumed = subprocess.run([*command, "--resume", "run"], **outside)
     assert resumed.returncode == 0, resumed.stderr
@@ -151,7 +151,7 @@ def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path)
     assert_same_weights(jaxgpt.load(tmp_path / "run"), straight)
     assert untimed(RunFolder(tmp_path / "run").rows()) == untimed(straight.metrics)
     assert len({row["loss_scale"] for row in straight.metrics[1:]}) > 1  # it moved, so its counter was resumed too
-    assert straight.metrics[-1]["final_val_loss"] < straight.metrics[0]["val_loss"] - 1
+    assert straight.metrics[-1]["final_val_loss"] < straight.metrics[0]["val_loss"] - 0.5
 
 
 def test_training_works_outside_the_main_thread_and_in_another_folder(whole, config, tmp_path, monkeypatch):

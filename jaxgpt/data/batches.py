@@ -103,11 +103,8 @@ def fixed_windows(n_tokens: int, block_size: int, count: int | None = None) -> t
         starts (W,) int64, and skips (W,) int32: how many of a window's first targets do not count, because
         the window before has them already. Only the last window has such targets.
     """
-    starts = np.arange(0, n_tokens - 1, block_size)
-    last = n_tokens - 1 - block_size
-    skips = np.maximum(starts - last, 0)
-    starts = np.minimum(starts, last)
-    if count is not None and count < len(starts):
-        chosen = np.linspace(0, len(starts) - 1, count).round().astype(int)
-        starts, skips = starts[chosen], skips[chosen]
-    return starts, skips.astype(np.int32)
+    windows = -(-(n_tokens - 1) // block_size)
+    some = count is not None and count < windows
+    chosen = np.linspace(0, windows - 1, count).round().astype(np.int64) if some else np.arange(windows)
+    starts, last = chosen * block_size, n_tokens - 1 - block_size
+    return np.minimum(starts, last), np.maximum(starts - last, 0).astype(np.int32)

@@ -194,7 +194,7 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     The hash is Chris Wellons' lowbias32 with the second word added half-way. It is far cheaper than
     `jax.random.bits`, and the backward pass computes it again instead of storing a mask.
     """
-    first, second = jax.random.bits(key, (2,))
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -61,14 +61,22 @@ def check_tokens(tokens: Any, config: ModelConfig) -> jax.Array:
         UserError: for another shape or type, for more than `block_size` tokens, and, unless they are traced by a
             transformation such as `jax.jit`, for tokens outside the vocabulary.
     """
-    tokens = tokens if isinstance(tokens, jax.Array) else jnp.asarray(np.asarray(tokens))
+    if isinstance(tokens, jax.core.Tracer):
+        return _shaped(tokens, config)
+    try:
+        known = np.asarray(tokens)
+    except ValueError as problem:
+        raise UserError("tokens are whole numbers of shape (B, T), not rows of different lengths") from problem
+    _shaped(known, config)
+    outside = known[(known < 0) | (known >= config.vocab_size)]
+    if outside.size:
+        raise UserError(f"token {outside[0]} is outside the vocabulary of {config.vocab_size}")
+    return tokens if isinstance(tokens, jax.Array) else jnp.asarray(known)
+
+
+def _shaped(tokens: Any, config: ModelConfig) -> Any:
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise UserError(f"tokens are whole numbers of shape (B, T), not {tokens.dtype} of shape {tokens.shape}")
     if tokens.shape[1] > config.block_size:
         raise UserError(f"{tokens.shape[1]} tokens are more than the model's block_size of {config.block_size}")
-    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
-        least, greatest = int(tokens.min()), int(tokens.max())
-        if least < 0 or greatest >= config.vocab_size:
-            wrong = least if least < 0 else greatest
-            raise UserError(f"token {wrong} is outside the vocabulary of {config.vocab_size}")
     return tokens

@@ -95,7 +95,7 @@ def newton_schulz(x: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("highest"):
         a, b, c = QUINTIC
         x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-20)
-        square, one = x @ x.mT, jnp.eye(x.shape[1])  # (G, M, M), (M, M)
+        square, one = x @ x.mT, jnp.eye(x.shape[1], dtype=x.dtype)  # (G, M, M), (M, M)
         total = one
         for i in range(ITERATIONS):
             factor = a * one + b * square + c * square @ square

@@ -145,4 +145,5 @@ def moving_average(ema_params: Any, params: Any, decay: float, step: jax.Array) 
 
     Its decay is `(1 + step) / (10 + step)` at first, so that it soon forgets the untrained weights.
     """
-    return optax.incremental_update(params, ema_params, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
+    done = step.astype(jnp.float32)
+    return optax.incremental_update(params, ema_params, 1 - jnp.minimum(decay, (1 + done) / (10 + done)))
