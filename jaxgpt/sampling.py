@@ -96,7 +96,7 @@ class _Graph:
     def __init__(self, graphdef: nnx.GraphDef):
         self.graphdef = graphdef
 
-    def merge(self, params) -> nnx.Module:
+    def merge(self, params) -> Any:
         return nnx.merge(self.graphdef, params)
 
 
@@ -136,7 +136,7 @@ def _decode(graph: _Graph, sampler: Sampler, n: int, params, state: DecodeState,
 
 
 def stream(
-    model: nnx.Module, prompt: np.ndarray, tokens: int, seed: int = 0, sampler: Sampler | None = None, samples: int = 1
+    model: Any, prompt: np.ndarray, tokens: int, seed: int = 0, sampler: Sampler | None = None, samples: int = 1
 ) -> Iterator[np.ndarray]:
     """Continues `prompt` and yields the new tokens as they come.
 
@@ -161,6 +161,7 @@ def stream(
     text = np.asarray(prompt, np.int32)[None]  # (1, P), and with the first new tokens (B, P)
     chunk = max(1, min(CHUNK, S // 2))
     keep = max(1, S - chunk)  # of the prompt; later, when the cache is full, half of it
+    decoding: Any = None
     filled = capacity = S
     pending = None  # drawn and not fetched yet: the device works on while Python hands out the piece before
     for first in range(0, tokens, chunk):
@@ -200,6 +201,6 @@ def _capacity(tokens: int, block_size: int) -> int:
     return min(block_size, max(MIN_CAPACITY, 1 << (tokens - 1).bit_length()))
 
 
-def generate(model: nnx.Module, prompt: np.ndarray, tokens: int, **how) -> np.ndarray:
+def generate(model: Any, prompt: np.ndarray, tokens: int, **how) -> np.ndarray:
     """`stream`, waited for: (B, tokens)."""
     return np.concatenate(list(stream(model, prompt, tokens, **how)), axis=1)

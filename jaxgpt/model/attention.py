@@ -10,7 +10,7 @@ Shapes: B sequences, T queries, S keys and values, H heads of D channels.
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,9 @@ def _causal_attention_backward(rate, residuals, g):
     # gradient (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B), which are far smaller than the weights.
     delta = _heads_first((g * y).sum(-1, keepdims=True))  # (B, H, T, 1)
     gs = jax.lax.optimization_barrier([_heads_first(g[:, c.start : c.end]).astype(dtype) for c in chunks])
-    dqs, dk, dv = [], 0, 0
+    dqs: list[jax.Array] = []
+    dk: Any = 0
+    dv: Any = 0
     for c, (q, k, v), g, (exp_scores, dropped, _) in zip(chunks, parts, gs, weights, strict=True):
         d_weights = product("bhtd,bhsd->bhts", g, v, dtype).astype(jnp.float32)
         d_scores = exp_scores * (dropout(d_weights, rate, c.key) - delta[:, :, c.start : c.end]) * scale

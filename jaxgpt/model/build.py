@@ -34,7 +34,7 @@ def build(config: ModelConfig, seed: int) -> Any:
     return architecture(config)(config, nnx.Rngs(seed))
 
 
-def params_of(model: nnx.Module) -> Any:
+def params_of(model: Any) -> Any:
     """The model's weights, as a nested dict of arrays."""
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 

@@ -201,7 +201,8 @@ class GPT(nnx.Module):
         return self._forward(tokens, cache, None, logits_at)
 
     def _forward(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, logits_at: Any = None):
-        T, start = tokens.shape[1], 0 if cache is None else cache.length
+        T = tokens.shape[1]
+        start: Any = 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
         x = self.wte(tokens)  # (B, T, C)
         x = x if self.wpe is None else x + self.wpe(start + jnp.arange(T))

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxgpt.errors import UserError
 
@@ -54,7 +55,7 @@ def read(folder: Path, like: Any) -> Any:
         raise FileNotFoundError(errno.ENOENT, f"it has no {folder.name}")
     with _quiet, _plain(folder) as path:
         handler = ocp.PyTreeCheckpointHandler()
-        there, here = _shapes(handler.metadata(path).tree), _shapes(like)
+        there, here = _shapes(handler.metadata(epath.Path(path)).tree), _shapes(like)
         for name in [*here, *there]:
             if there.get(name) != here.get(name):
                 shapes = f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
@@ -75,7 +76,7 @@ def cause(error: BaseException) -> tuple[int, str]:
     elif isinstance(error, MemoryError) or "out of memory" in text.lower():
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, OSError) and error.errno:
-        return error.errno, error.strerror
+        return error.errno, error.strerror or text
     text = FILE.sub("", text.partition(" [tensorstore_spec")[0])
     return 0, text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]}..."
 

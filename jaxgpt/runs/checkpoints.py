@@ -116,9 +116,10 @@ class Checkpoints:
         """The step of the checkpoint with the least validation loss; of several, or where none has one, the newest."""
         while True:
             steps = self._some_steps()
-            losses = {step: self._val_loss(step) for step in steps}
+            losses = {step: self._val_loss(step) for step in reversed(steps)}
             if steps == self._some_steps():  # otherwise one may have gone before its loss was read
-                return min(reversed(steps), key=lambda step: math.inf if losses[step] is None else losses[step])
+                known = {step: loss for step, loss in losses.items() if loss is not None}
+                return min(known or losses, key=lambda step: known.get(step, math.inf))
 
     def progress(self, step: int) -> dict[str, Any]:
         """What was saved as `progress`. Raises as `restore`."""

@@ -6,6 +6,7 @@ new state's. One call for several updates, since a call from Python takes longer
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tok
     return lambda state, step, n: program(state, text, np.int32(n))
 
 
-def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Callable:
+def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
     """The jitted `loop(state, tokens, n)`, `tokens` (N,) the training text and `n` the number of updates."""
     update = make_update(config, dtype, placement)
 
@@ -59,6 +60,7 @@ def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, token
     program = host_step(config, dtype, placement).lower(state, windows).compile()
 
     def train_steps(state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
+        metrics: Any = None
         for i in range(step, step + n):
             windows = batches.host_batch(config.seed, i, tokens, B, T)
             state, metrics = program(state, jax.device_put(windows, placement.batch))
@@ -67,7 +69,7 @@ def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, token
     return train_steps
 
 
-def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Callable:
+def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
     """The jitted `step(state, windows)`, `windows` (B, T + 1) the batch of the next update."""
     update = make_update(config, dtype, placement)
 
@@ -78,7 +80,7 @@ def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Ca
     return _jit(step, placement, in_shardings=(placement.state, placement.batch))
 
 
-def _jit(function: Callable, placement: Placement, in_shardings: tuple) -> Callable:
+def _jit(function: Callable, placement: Placement, in_shardings: tuple) -> Any:
     """`function(state, ...)` compiled for the devices of `placement`; the old state's memory is used for the new."""
     options = backend.compiler_options(placement.platform)
     out = placement.state

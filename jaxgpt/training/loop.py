@@ -81,7 +81,7 @@ class Loop:
         self.rows: list[dict[str, Any]] = []
         self.began, self.warned = time.monotonic(), False
         self.progress = Progress(
-            hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest(),
+            hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest(),
             format=FORMAT,
             eval_item="ema_params" if config.ema_decay else "params",
             config=configs.to_dict(config),
@@ -229,7 +229,7 @@ class Loop:
 
     def model(self, state: TrainState) -> Any:
         """The model with the state's weights, on one device."""
-        one = sharding.place(self.placement.mesh.devices.flat[:1])
+        one = sharding.place([self.placement.mesh.devices.flat[0]])
         return build.merge(self.config.model, jax.device_put(state.eval_params, one.state))
 
     def save(self, checkpoints: Checkpoints, state: TrainState, at: int, val_loss: float) -> None:

@@ -40,10 +40,10 @@ def scale_by_muon(momentum: float, mesh: Mesh | None = None) -> optax.GradientTr
         mesh: devices to share the work among; None has every device do all of it.
     """
 
-    def update(grads, state: MuonState, params=None, *, finite: jax.Array | bool = True, **_):
-        mu = optax.tree.update_moment(grads, state.mu, momentum, 1)
+    def update(updates, state: Any, params=None, *, finite: Any = True, **_):
+        mu = optax.tree.update_moment(updates, state.mu, momentum, 1)
         mu = cpu_barrier(jax.tree.map(lambda new, old: jnp.where(finite, new, old), mu, state.mu))
-        nesterov = optax.tree.update_moment(grads, mu, momentum, 1)
+        nesterov = optax.tree.update_moment(updates, mu, momentum, 1)
         return orthogonalize(nesterov, mesh), MuonState(mu)
 
     return optax.GradientTransformationExtraArgs(lambda params: MuonState(optax.tree.zeros_like(params)), update)

@@ -1,5 +1,7 @@
 """AdamW as GPT-2 is trained with it, from optax: decay on matrices only, warm-up, cosine, clipping; or with Muon."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,9 +59,9 @@ def scale_by_adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTran
     """`optax.scale_by_adam`, whose `update` takes one argument more: where `finite` is false, the moments stay as they
     are."""
 
-    def update(grads, state: optax.ScaleByAdamState, params=None, *, finite: jax.Array | bool = True, **_):
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment(grads, state.nu, b2, 2)
+    def update(updates, state: Any, params=None, *, finite: Any = True, **_):
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         new = optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
         # The barrier: else XLA computes them a second time, from the old moments, which it must copy for that.
         new = cpu_barrier(jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state))

@@ -99,7 +99,8 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
         ema_params = moving_average(state.ema_params, params, config.ema_decay, state.step) if config.ema_decay else ()
         skipped = jnp.where(finite, 0, state.skipped + 1)
         made = optax.tree.get(opt_state, "ScaleByAdamState").count
-        metrics = Metrics(loss, grad_norm, schedule(state.step), scale, skipped, state.step + 1 - made)
+        rate = jnp.asarray(schedule(state.step))
+        metrics = Metrics(loss, grad_norm, rate, scale, skipped, state.step + 1 - made)
         scale = precision.adjust_scale(state.loss_scale, finite, dtype)
         return TrainState(state.step + 1, params, ema_params, opt_state, scale, skipped), metrics
 
