@@ -90,12 +90,12 @@ def _items(data: Data) -> tuple[str, ...]:
 def _absolute(item: str | os.PathLike[str]) -> str:
     if not isinstance(item, str | os.PathLike) or not os.fspath(item):
         raise UserError(f"`data` is a path, or several of them, not {reprlib.repr(item)}")
-    item = os.fspath(item)
-    if item == TINY_SHAKESPEARE or item in STDIN:
-        return item
-    if re.match(r"\w+://", item):
-        raise UserError(f"`data` is an address ({shown(item)}): download it first, and set `data` to the file")
-    path = os.path.expanduser(item)
+    name = os.fspath(item)
+    if name == TINY_SHAKESPEARE or name in STDIN:
+        return name
+    if re.match(r"\w+://", name):
+        raise UserError(f"`data` is an address ({shown(name)}): download it first, and set `data` to the file")
+    path = os.path.expanduser(name)
     if path.startswith("~") and not os.path.lexists(path):
         raise UserError(f"there is no home folder {shown(path).split('/')[0]} for `data`: write the whole path")
     return str(Path(path).absolute())
