@@ -19,6 +19,7 @@ from flax import nnx
 from jaxgpt.device import sharding
 from jaxgpt.device.sharding import Placement
 from jaxgpt.errors import UserError
+from jaxgpt.fields import shown
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
 MIN_CAPACITY = 64  # tokens, of a cache: a smaller one is not worth a program
@@ -45,8 +46,8 @@ class Sampler(NamedTuple):
         ]
         if wrong:
             raise UserError("; ".join(wrong))
-        if not 0 <= self.temperature < float("inf"):
-            wrong.append(f"`temperature` must be 0 or more, not {self.temperature}")
+        if not 0 <= self.temperature <= 1e308:
+            wrong.append(f"`temperature` must be a finite number, 0 or more, not {shown(self.temperature)}")
         if self.top_k < 0:
             wrong.append(f"`top_k` must be 0 (all) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:

@@ -4,12 +4,19 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 # Before anything of ours is imported: compiled programs are cached, but not in the user's folder.
 os.environ.setdefault("JAXGPT_HOME", os.path.join(tempfile.gettempdir(), "jaxgpt-tests"))
 # The tests compile some hundred programs and run each for a moment: compile them fast, not to be fast.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+    # a later XLA does not know this one, and has no other way
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""),
+)
 
 import jax
 import numpy as np

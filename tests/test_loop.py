@@ -100,9 +100,7 @@ def test_a_resumed_run_remembers_its_best_loss_and_its_time(config, tmp_path, st
 def test_gradients_that_stay_not_finite_end_the_run_and_leave_its_checkpoint(copy, whole, monkeypatch):
     monkeypatch.setattr(step, "cross_entropy", lambda logits, targets: logits[..., 0] * jnp.nan)
     monkeypatch.setattr(loop, "MAX_SKIPPED", 3)
-    with pytest.raises(
-        jaxgpt.Diverged, match=r"3 times in a row, up to step 11; the last good .*copy"
-    ):
+    with pytest.raises(jaxgpt.Diverged, match=r"3 times in a row, up to step 11; the last good .*copy"):
         jaxgpt.resume(copy, max_steps=100, quiet=True)
     kept = jaxgpt.load(copy)
     assert kept.step == 8

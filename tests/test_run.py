@@ -111,7 +111,7 @@ def test_none_switches_a_filter_off(trained):
     [
         ({"samples": 2}, r"call run\.samples"),
         ({"temprature": 1.0}, "'temprature': did you mean 'temperature'"),
-        ({"top_k": "many"}, "`top_k` is a number, not 'many'"),
+        ({"top_k": "many"}, "`top_k` is a whole number, not 'many'"),
         ({"tokens": 0}, "`tokens` must be a whole number, 1 or more, not 0"),
         ({"tokens": 1.5}, "`tokens` must be a whole number, 1 or more, not 1.5"),
         ({"seed": -1}, "`seed` must be a whole number, from 0 to 4294967295, not -1"),

@@ -14,7 +14,7 @@ class DecodeCache(Protocol):
     """What a model remembers of the tokens that it has read. A pytree of arrays."""
 
     length: jax.Array
-    """(), how many tokens have been read."""
+    """(), how many tokens have been read. It may be set back: what was read beyond it then does not count."""
 
     def with_capacity(self, capacity: int) -> Self:
         """The same with room for `capacity` tokens, no fewer than now."""

@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from jaxgpt.errors import UserError
 
@@ -55,7 +54,8 @@ def read(folder: Path, like: Any) -> Any:
         raise FileNotFoundError(errno.ENOENT, f"it has no {folder.name}")
     with _quiet, _plain(folder) as path:
         handler = ocp.PyTreeCheckpointHandler()
-        there, here = _shapes(handler.metadata(epath.Path(path)).tree), _shapes(like)
+        # pyrefly: ignore[bad-argument-type]
+        there, here = _shapes(handler.metadata(path).tree), _shapes(like)
         for name in [*here, *there]:
             if there.get(name) != here.get(name):
                 shapes = f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
