@@ -30,6 +30,7 @@ def small(command: str) -> list[str]:
     return [*shlex.split(command)[2:], *shlex.split(SMALL)]
 
 
+@pytest.mark.slow
 def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, capsys):
     for command in COMMANDS:
         if command.startswith("python train.py") and "--resume" not in command:

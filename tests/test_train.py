@@ -126,6 +126,7 @@ def test_a_request_to_stop_at_the_last_update_lets_the_run_end(whole, config, tm
     assert_same_weights(jaxgpt.train(config, out=tmp_path / "run", quiet=True, stop=stop_after(8)), whole)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path):
     changes = {"data": config.data, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4}
     changes |= {"dtype": "float16", "micro_batches": 2, "max_steps": 1200, "eval_interval": 600, "log_interval": 1}
