@@ -46,7 +46,8 @@ class Sampler(NamedTuple):
         ]
         if wrong:
             raise UserError("; ".join(wrong))
-        if not 0 <= self.temperature <= 1e308:
+        temperature = self.temperature if isinstance(self.temperature, int) else float(self.temperature)
+        if not 0 <= temperature <= 1e308:
             wrong.append(f"`temperature` must be a finite number, 0 or more, not {shown(self.temperature)}")
         if self.top_k < 0:
             wrong.append(f"`top_k` must be 0 (all) or more, not {self.top_k}")

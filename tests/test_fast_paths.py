@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import toy
 
@@ -23,16 +24,18 @@ CONFIGS = {
 }
 
 
-def figures(config: TrainConfig, n_devices: int, micro_batches: int) -> list[float]:
-    """The losses and the norms of the gradients of three updates in a row."""
+def figures(config: TrainConfig, n_devices: int, micro_batches: int) -> tuple[list[float], list[np.ndarray]]:
+    """The losses and the norms of the gradients of three updates in a row; and the optimiser's moments after the first,
+    which are its gradient and its square."""
     on = toy.placement(n_devices, micro_batches)
     state, host_step = toy.init_state(config, toy.F32, on), feed.host_step(config, toy.F32, on)
-    found = []
+    found, moments = [], []
     for i in range(3):
         windows = batches.host_batch(0, i, toy.TEXT, config.batch_size, config.model.block_size)
         state, metrics = host_step(state, windows)
         found += [metrics.loss.item(), metrics.grad_norm.item()]
-    return found
+        moments = moments or [np.array(leaf) for leaf in jax.tree.leaves(state.opt_state)]
+    return found, moments
 
 
 def plain_attention(q, k, v, rate=0.0, key=None):
@@ -68,7 +71,7 @@ def plain_orthogonalize(matrices, mesh=None):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, monkeypatch):
     monkeypatch.setattr(attention, "QUERY_CHUNK", 16)  # two chunks, the last shorter
-    fast = figures(config, n_devices=2, micro_batches=2)
+    fast, fast_moments = figures(config, n_devices=2, micro_batches=2)
     for module in (gpt, ops, optimizer, muon):
         monkeypatch.setattr(module, "cpu_barrier", lambda x: x)
     monkeypatch.setattr(gpt, "matmul", lambda x, w, dtype: x @ w)
@@ -80,4 +83,7 @@ def test_the_fast_step_has_the_losses_and_gradients_of_the_plain_one(config, mon
     monkeypatch.setattr(ladder, "product", lambda formula, a, b, dtype: jnp.einsum(formula, a, b))
     monkeypatch.setattr(muon, "orthogonalize", plain_orthogonalize)
     monkeypatch.setattr(backend, "compiler_options", lambda platform: {})
-    assert fast == pytest.approx(figures(config, n_devices=1, micro_batches=1), rel=2e-5)
+    plain, plain_moments = figures(config, n_devices=1, micro_batches=1)
+    assert fast == pytest.approx(plain, rel=2e-5)
+    for one, other in zip(fast_moments, plain_moments, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())

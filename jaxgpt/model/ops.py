@@ -13,6 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax.lax import optimization_barrier
+from jax.typing import DTypeLike
 
 Tree = TypeVar("Tree")  # arrays, in any nesting of containers
 
@@ -24,7 +25,7 @@ def cpu_barrier(x: Tree) -> Tree:
     return jax.lax.platform_dependent(x, cpu=optimization_barrier, default=lambda x: x)
 
 
-def product(formula: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def product(formula: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
     """The einsum `formula` of two arrays of one type, returned in `dtype`; its gradients are computed likewise.
 
     XLA adds up products of float16 and bfloat16 in float32 and rounds the sum, on every device. To ask for a float32
