@@ -140,9 +140,8 @@ def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_
             loop(state, toy.TEXT, n)
 
 
-@pytest.mark.parametrize("feeder", FEEDERS)
-def test_what_moves_between_two_programs_is_sent_on_purpose(feeder, updates_that_tell):
-    train_steps = feeder(CONFIG, F32, toy.placement(), toy.TEXT)
+def test_a_batch_is_sent_from_the_host_on_purpose(updates_that_tell):
+    train_steps = feed.from_host(CONFIG, F32, toy.placement(), toy.TEXT)
     state, _ = train_steps(toy.init_state(), 0, 1)
     with jax.transfer_guard("disallow"):  # of what JAX would do unasked
         state, _ = train_steps(state, 1, 2)

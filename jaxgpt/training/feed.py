@@ -33,7 +33,7 @@ def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tok
     text = jax.device_put(tokens, placement.state)
     state = abstract_state(config, dtype, placement)
     program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
-    return lambda state, step, n: program(state, text, jax.device_put(np.int32(n), placement.state))
+    return lambda state, step, n: program(state, text, np.int32(n))
 
 
 def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
