@@ -129,7 +129,7 @@ def test_a_request_to_stop_at_the_last_update_lets_the_run_end(whole, config, tm
 @pytest.mark.slow
 def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path):
     changes = {"data": config.data, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4}
-    changes |= {"dtype": "float16", "micro_batches": 2, "max_steps": 1200, "eval_interval": 600, "log_interval": 1}
+    changes |= {"dtype": "float16", "micro_batches": 2, "max_steps": 1200, "eval_interval": 600, "log_interval": 10}
     changes |= {"eval_windows": 8, "sample_tokens": 0}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
     command = [sys.executable, str(ROOT / "train.py")]
@@ -279,8 +279,8 @@ def test_an_empty_folder_is_taken_and_another_is_not(config, tmp_path, whole):
     assert RunFolder(tmp_path / "empty").rows() == before
 
 
-@pytest.mark.parametrize("name", ["[gpt] $x_$ 100%", '-it\'s "so"', "日本 прогон *?"])
-def test_a_run_may_have_any_name(name, config, text, tmp_path, monkeypatch, capsys):
+def test_a_run_may_have_any_name(config, text, tmp_path, monkeypatch, capsys):
+    name = '-[gpt] $x_$ 100% it\'s "so" 日本 *?'
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     data = Path(f"{name}.txt")
