@@ -75,7 +75,7 @@ def measure(run: Run) -> dict[str, float]:
     for i, (name, text) in enumerate(zip(("train", "val"), batches.split(tokens), strict=True)):
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         windows = (LECTURE_BATCHES * config.batch_size,)
-        starts = np.asarray(jax.random.randint(key, windows, 0, len(text) - config.model.block_size))
+        starts = np.asarray(jax.random.randint(key, windows, 0, len(text) - config.model.block_size, jnp.int32))
         losses[name] = evaluate(params, text, starts, np.zeros_like(starts))
         losses[f"whole {name}"] = evaluate(params, text, *batches.fixed_windows(len(text), config.model.block_size))
     return losses

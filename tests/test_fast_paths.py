@@ -15,6 +15,8 @@ from jaxgpt.device import backend
 from jaxgpt.model import attention, gpt, ladder, ops
 from jaxgpt.training import feed, muon, optimizer
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"vocab_size": 13, "block_size": 24, "n_layer": 1, "n_head": 2, "n_embd": 16, "batch_size": 4, "dropout": 0.0}
 CONFIGS = {
     "layernorm": presets.preset("layernorm", **SMALL | {"block_size": 8}),

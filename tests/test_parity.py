@@ -20,6 +20,8 @@ from jaxgpt.training.step import TrainState, make_update
 
 torch.set_num_threads(1)  # so small that threads would wait for each other longer than they work
 F32 = jnp.dtype("float32")
+pytestmark = pytest.mark.slow
+
 VOCAB = 65
 SMALL = {"block_size": 16, "n_layer": 1, "n_head": 4, "n_embd": 32, "dropout": 0.0, "batch_size": 8}
 CONFIGS = {
