@@ -3,6 +3,7 @@
 Elsewhere a model is two things: `graph(config)`, its structure, which is static, and `params`, a nested dict of arrays.
 """
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ def init_params(config: ModelConfig, seed: int) -> Any:
     return params_of(build(config, seed))
 
 
+@cache  # to make one is to trace the whole initialisation; it never changes
 def graph(config: ModelConfig) -> nnx.GraphDef:
     """The model without its weights."""
     return nnx.split(nnx.eval_shape(lambda: build(config, 0)))[0]
@@ -59,6 +61,7 @@ def abstract_params(config: ModelConfig) -> Any:
     return jax.eval_shape(lambda: init_params(config, 0))
 
 
+@cache
 def n_params(config: ModelConfig) -> int:
     """How many weights the model has."""
     return sum(x.size for x in jax.tree.leaves(abstract_params(config)))

@@ -40,6 +40,7 @@ def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     """The jitted `loop(state, tokens, n)`, `tokens` (N,) the training text and `n` the number of updates."""
     update = make_update(config, dtype, placement)
 
+    @jax.jit  # traced once for both its uses
     def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
         batch_key, dropout_key = batches.step_keys(config.seed, state.step)
         windows = batches.random_windows(batch_key, tokens, config.batch_size, config.model.block_size)
