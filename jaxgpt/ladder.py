@@ -3,7 +3,6 @@
 `python -m jaxgpt.ladder`, or with `--seeds 5` for the spread over seeds.
 """
 
-import io
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from jaxgpt.files import shown, write_atomically
 from jaxgpt.model import build
 from jaxgpt.model.ladder import RUNGS
 from jaxgpt.presets import preset
+from jaxgpt.runs import plot as pictures
 from jaxgpt.runs.folder import free_path
 from jaxgpt.runs.report import Report
 from jaxgpt.runs.run import Run
@@ -163,9 +163,7 @@ def plot(results: list[Result], path: Path) -> None:
     axes.set_title("Every rung of the ladder; dotted: the published loss")
     axes.grid(alpha=0.3)
     axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+    pictures.save(figure, path)
 
 
 ABOUT = """usage: python -m jaxgpt.ladder [--seeds 5]

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-INT32 = 2**31 - 1  # the last position that a device's index can name
+from jaxgpt.fields import INT32
+
 STEPS_AT_ONCE = 64  # whose positions the host draws together
 
 
@@ -67,7 +68,7 @@ def _host_starts(seed: int, block: int, count: int, batch_size: int) -> np.ndarr
     """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn on the CPU: an accelerator is busy."""
     with jax.default_device(_cpu()):
         steps = np.arange(STEPS_AT_ONCE, dtype=np.uint32) + np.uint32(block * STEPS_AT_ONCE)
-        if count <= INT32:
+        if count <= INT32:  # as many as the index of a device can name
             return np.asarray(_starts_of_steps(seed, steps, count, batch_size)).astype(np.int64)
         high, low = np.asarray(_words_of_steps(seed, steps, batch_size)).astype(np.uint64).swapaxes(0, 1)
     return ((high << np.uint64(32) | low) % np.uint64(count)).astype(np.int64)

@@ -42,6 +42,10 @@ class Placement(NamedTuple):
         """Several batches (N, B, ...): each device has some rows of each."""
         return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
 
+    def abstract(self, tree: Any) -> Any:
+        """The shapes and types of a part of the state, with its sharding: what it is compiled for, or restored as."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.state), tree)
+
     @property
     def platform(self) -> str:
         """`cpu`, `gpu` or `tpu`."""

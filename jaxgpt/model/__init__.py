@@ -1,0 +1,1 @@
+"""The network: the GPT, the rungs of the ladder, the arithmetic below them, and models by name."""

@@ -29,6 +29,11 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token"
     axes.set_title(title, parse_math=False)  # a "$" in a name is no formula
     axes.grid(alpha=0.3)
     axes.legend()
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a matplotlib figure as a PNG, whole or not at all."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks becomes a box

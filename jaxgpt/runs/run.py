@@ -65,8 +65,9 @@ class Run:
         prompt = self.tokenizer.start if prompt is None else prompt
         if not prompt:
             raise UserError("the `prompt` is empty: leave it out to start from a line break")
-        for name, value, most in (("tokens", tokens, None), ("samples", samples, None), ("seed", seed, 2**32 - 1)):
-            _check_whole(name, value, 0 if name == "seed" else 1, most)
+        _check_whole("tokens", tokens, 1)
+        _check_whole("samples", samples, 1)
+        _check_whole("seed", seed, 0, 2**32 - 1)
         ids = self.tokenizer.encode(prompt)
         return self._decoded(sampling.stream(self.model, ids, int(tokens), int(seed), how, int(samples)), int(samples))
 
@@ -97,7 +98,7 @@ def _sampler(fields: dict[str, Any]) -> sampling.Sampler:
     return sampling.Sampler(**{name: value for name, value in fields.items() if value is not None}).check()
 
 
-def _check_whole(name: str, value: Any, least: int, most: int | None) -> None:
+def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         bounds = f"{least} or more" if most is None else f"from {least} to {most}"
@@ -128,9 +129,7 @@ def _read_params(checkpoints: Checkpoints, step: int, folder: RunFolder, config:
     progress = checkpoints.progress(step)
     check_unchanged(folder, config, progress)
     item = progress.get("eval_item", "params")
-    one_device = sharding.place(jax.local_devices()[:1]).state
-    shapes = build.abstract_params(config.model)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes)
+    like = sharding.place(jax.local_devices()[:1]).abstract(build.abstract_params(config.model))
     return checkpoints.restore(step, {item: like})[item]
 
 

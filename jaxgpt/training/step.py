@@ -67,8 +67,7 @@ def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
 
 def abstract_state(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> TrainState:
     """The state's shapes, types and shardings."""
-    state = jax.eval_shape(lambda: init_state(config, dtype))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.state), state)
+    return placement.abstract(jax.eval_shape(lambda: init_state(config, dtype)))
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
