@@ -34,7 +34,7 @@ class ModelConfig(Plain):
     architecture: str = "gpt"
     """`gpt`, or a rung of the ladder, `bigram` to `layernorm`, where only the sizes below apply."""
     vocab_size: CountOrZero = 0
-    """Number of different tokens; 0 means as many as the run's tokenizer has."""
+    """Number of different tokens; 0 means as many as the run's tokenizer has. For `tokenizer` bpe, how many to learn."""
     block_size: Count = 64
     """Longest context, in tokens (T)."""
     n_layer: Annotated[int, Bounds(least=1, greatest=1000)] = 4
@@ -71,11 +71,18 @@ class TrainConfig(Plain):
 
     preset: str = "custom"
     """The recipe to start from; it names the run's folder. Left out: the best one for this machine."""
+    init_from: str = ""
+    """Weights to start from: a run's folder, a folder in Hugging Face's format, or `gpt2`, `gpt2-medium`, `gpt2-large`,
+    `gpt2-xl`, which are downloaded. The model's shape and the tokenizer come with them. Left out: fresh weights."""
     data: Texts = "tinyshakespeare"
-    """`tinyshakespeare`, or where the text is: a UTF-8 file, a folder of .txt files, a pattern such as `*.txt`, several
-    of these, or `-` for standard input."""
+    """`tinyshakespeare`, or where the text is: a UTF-8 file, JSON lines (.jsonl), either packed (.gz, .zst) or not, a
+    folder of .txt files, a pattern such as `*.txt`, several of these, `-` for standard input, or a folder of token
+    files that `prepare` wrote, or nanoGPT."""
+    text_field: str = "text"
+    """Of JSON lines: the field that has the text."""
     tokenizer: str = "char"
-    """What a token is: `char`, a character of the text."""
+    """What a token is: `char`, a character of the text; `bytes`; `gpt2`, GPT-2's byte pairs; or `bpe`, byte pairs
+    that are learnt from the text, `vocab_size` of them."""
     seed: Annotated[int, Bounds(least=0, greatest=2**32 - 1)] = 1337
     """Decides the initial weights, the batches and the dropout."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -87,6 +94,9 @@ class TrainConfig(Plain):
     """Number of updates of the weights."""
     batch_size: Count = 12
     """Sequences an update."""
+    replacement: bool = True
+    """Whether windows are drawn with replacement, as in nanoGPT. Without, each pass over the text has every window
+    once, in another order."""
     micro_batches: CountOrZero = 0
     """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
     memory. 0 chooses by the device: what stays near a CPU's cache, one part on a GPU."""

@@ -22,7 +22,12 @@ ADVICE = {
 }
 
 
-def run_command(command: Callable[[dict[str, Any]], None], groups: Groups, arguments: list[str] | None) -> int:
+def run_command(
+    command: Callable[[dict[str, Any]], None],
+    groups: Groups,
+    arguments: list[str] | None,
+    positional: str | None = None,
+) -> int:
     """Runs a command and returns its exit code: 2 for a mistake of the user's, 1 for a failure of the machine's,
     128 + n for signal n.
 
@@ -30,11 +35,12 @@ def run_command(command: Callable[[dict[str, Any]], None], groups: Groups, argum
         command: takes the flags that are given, by name.
         groups: the flags that there are, under the headings of --help.
         arguments: None takes those that this process was started with.
+        positional: as in `flags.read`.
     """
     known = [flag for group in groups.values() for flag in group]
     process.prepare()
     try:
-        command(flags.read(sys.argv[1:] if arguments is None else arguments, known))
+        command(flags.read(sys.argv[1:] if arguments is None else arguments, known, positional))
         sys.stdout.flush()
         code, message = 0, ""
     except UserError as error:
@@ -67,7 +73,9 @@ def say(text: str, stream: TextIO) -> None:
 
 def program(name: str) -> str:
     """How people call the command `name` here: from a checkout, or where jaxgpt is installed."""
-    return f"jaxgpt-{name}" if Path(sys.argv[0]).name.startswith("jaxgpt-") else f"python {name}.py"
+    if Path(sys.argv[0]).name.startswith("jaxgpt-"):
+        return f"jaxgpt-{name}"
+    return f"python {name}.py" if name in ("train", "sample") else f"python -m jaxgpt.{name}"
 
 
 def advised(error: OSError) -> str:

@@ -19,15 +19,19 @@ SWITCH = bool | Path  # a path, or True where none follows
 Groups = dict[str, list[Flag]]  # under the headings that --help shows
 HELP = Flag("help", bool, None, "Show this page.")
 METAVARS = {int: " N", float: " X", str: " TEXT", Path: " PATH", Texts: " PATH ...", SWITCH: " [PATH]"}
+ALIASES = {"init_from": "from"}  # what a flag is called where its field's name, a word of Python's, can't be
 HELP_COLUMN = 28
 NARROW = 70  # columns of a terminal in which descriptions stand below their flags
 
 
-def read(arguments: list[str], flags: Iterable[Flag]) -> dict[str, Any]:
+def read(arguments: list[str], flags: Iterable[Flag], positional: str | None = None) -> dict[str, Any]:
     """The flags that are given, by name, with values of their types; of one that is given twice, the last.
 
     What follows a flag is its value, with a dash in front or not, unless it looks like a flag itself: two dashes
     and a word. Such a value can be given as `--prompt=--word`.
+
+    Args:
+        positional: the flag that the first argument belongs to, if it is no flag: `export RUN` is `export --run RUN`.
 
     Raises:
         UserError: that names every mistake: flags that do not exist, values that are missing or of a wrong type.
@@ -35,6 +39,8 @@ def read(arguments: list[str], flags: Iterable[Flag]) -> dict[str, Any]:
     known = {flag.name: flag for flag in (*flags, HELP)}
     given: dict[str, Any] = {}
     problems, rest = [], list(arguments)
+    if positional and rest and not rest[0].startswith("-"):
+        rest.insert(0, _typed(positional))
     while rest:
         argument = rest.pop(0)
         typed, equals, text = ("--help" if argument == "-h" else argument).partition("=")
@@ -64,6 +70,7 @@ def _looks_like_flag(argument: str) -> bool:
 def _find(typed: str, known: dict[str, Flag]) -> tuple[Flag | None, list[str]]:
     """The flag that was typed, and the value that its name implies: `--no-bias` is `--bias false`."""
     name = typed.removeprefix("--").replace("-", "_")
+    name = next((field for field, alias in ALIASES.items() if alias == name), name)
     positive = known.get(name.removeprefix("no_"))
     if name not in known and positive and positive.type is bool:
         return positive, ["false"]
@@ -100,7 +107,7 @@ def _value(flag: Flag, texts: list[str]) -> Any:
 
 
 def _typed(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{ALIASES.get(name, name).replace('_', '-')}"
 
 
 def spoken(text: str, flags: Iterable[Flag]) -> str:
