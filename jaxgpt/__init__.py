@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from jaxgpt.model.gpt import GPT as GPT
     from jaxgpt.presets import PRESETS as PRESETS
     from jaxgpt.presets import preset as preset
+    from jaxgpt.runs.pretrained import from_huggingface as from_huggingface
     from jaxgpt.runs.run import Run as Run
     from jaxgpt.runs.run import load as load
+    from jaxgpt.training.finetune import finetune as finetune
     from jaxgpt.training.loop import Diverged as Diverged
     from jaxgpt.training.signals import Interrupted as Interrupted
     from jaxgpt.training.train import resume as resume
@@ -34,6 +36,8 @@ _MODULES = {
     "Run": "runs.run",
     "TrainConfig": "config",
     "UserError": "errors",
+    "finetune": "training.finetune",
+    "from_huggingface": "runs.pretrained",
     "load": "runs.run",
     "override": "config",
     "preset": "presets",

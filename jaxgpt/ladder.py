@@ -31,7 +31,7 @@ from jaxgpt.runs.folder import free_path
 from jaxgpt.runs.report import Report
 from jaxgpt.runs.run import Run
 from jaxgpt.training import step
-from jaxgpt.training.evaluation import make_evaluate
+from jaxgpt.evaluation import make_evaluate
 from jaxgpt.training.train import train
 
 PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung

@@ -121,23 +121,6 @@ PRESETS = {
         muon_momentum=0.95,
         eval_interval=100,
     ),
-    # For `init_from`, as nanoGPT's finetune_shakespeare: 20 steps of 32 windows, nine of ten tokens of tiny Shakespeare
-    # twice. The model's shape is that of the weights.
-    "finetune": TrainConfig(
-        preset="finetune",
-        batch_size=32,
-        max_steps=20,
-        learning_rate=3e-5,
-        schedule="constant",
-        min_learning_rate=0.0,
-        warmup_steps=0,
-        beta2=0.95,
-        weight_decay=0.1,
-        grad_clip=1.0,
-        eval_interval=5,
-        eval_windows=64,
-        log_interval=1,
-    ),
     # The ladder below it, with the losses that docs/ladder.md compares.
     "bigram": _rung("bigram", 10_000),
     "head": _rung("head", 5_000),

@@ -82,13 +82,14 @@ def copy(whole, tmp_path) -> Path:
     return shutil.copytree(whole.path, tmp_path / "copy")
 
 
-# PyTorch serves the parity tests alone, and is not asked of everybody.
-PARITY = "test_parity.py"
-collect_ignore = [] if importlib.util.find_spec("torch") else [PARITY]
+# PyTorch and transformers serve the parity tests alone, and are not asked of everybody.
+PARITY = "test_parity*.py"
+collect_ignore_glob = [] if all(map(importlib.util.find_spec, ("torch", "transformers"))) else [PARITY]
 
 
 def pytest_terminal_summary(terminalreporter):
-    for name in collect_ignore:
+    for name in collect_ignore_glob:
         terminalreporter.write_line(
-            f"left out: tests/{name}, for want of PyTorch; to run it: pip install -r requirements-parity.txt"
+            f"left out: tests/{name}, for want of PyTorch and transformers; to run them: "
+            "pip install -r requirements-parity.txt"
         )

@@ -145,6 +145,59 @@ def test_a_file_of_more_tokens_than_an_int32_counts_is_read_where_the_windows_ar
     np.testing.assert_array_equal(batches.host_batch(5, 3, text, 6, 4), np.arange(1, 31).reshape(6, 5))
 
 
+# Without replacement
+
+
+def shuffled(n_tokens: int, block_size: int, first: int, count: int, seed: int = 1) -> np.ndarray:
+    """Where the windows of `count` steps begin, each of a batch of one."""
+    tokens = Places(n_tokens)
+    steps = range(first, first + count)
+    return np.stack([batches.host_batch(seed, step, tokens, 1, block_size, False)[0, 0] for step in steps])
+
+
+@pytest.mark.parametrize(
+    "n_tokens, block_size, count", [(1000, 8, 124), (9, 8, 1), (15, 8, 1), (17, 8, 1), (24, 8, 2), (40, 1, 39)]
+)
+def test_each_pass_has_every_window_once_in_another_order(n_tokens, block_size, count):
+    passes = [shuffled(n_tokens, block_size, i * count, count) for i in range(20)]
+    for starts in passes:
+        assert (np.diff(np.sort(starts)) == block_size).all()  # end to end, none twice
+        assert starts.min() < block_size
+        assert starts.max() + block_size + 1 <= n_tokens
+    if count > 2:
+        assert len({starts.argsort().tobytes() for starts in passes}) == 20
+    if block_size > 1 and n_tokens > block_size + 1:
+        assert len({starts.min() for starts in passes}) > 3  # each pass cuts the text elsewhere
+
+
+def test_batches_of_any_size_go_through_the_same_order():
+    one_by_one = shuffled(1000, 8, 0, 300)
+    for batch_size in (7, 50, 300):  # 124 windows a pass
+        batch = [batches.host_batch(1, i, Places(1000), batch_size, 8, False)[:, 0] for i in range(300 // batch_size)]
+        starts = np.concatenate(batch)
+        np.testing.assert_array_equal(starts, one_by_one[: len(starts)])
+
+
+def test_the_order_is_a_function_of_the_seed_and_the_step():
+    np.testing.assert_array_equal(shuffled(1000, 8, 0, 130)[100:], shuffled(1000, 8, 100, 30))
+    assert (shuffled(1000, 8, 0, 100) != shuffled(1000, 8, 0, 100, seed=2)).mean() > 0.9
+    # Resumed runs of any machine and of any version of NumPy rely on these.
+    assert shuffled(1000, 8, 0, 4).tolist() == [849, 217, 697, 161]
+
+
+def test_every_order_is_as_likely():
+    firsts = np.array([shuffled(24 + 8, 8, 3 * i, 3).argsort() for i in range(600)])  # 3 windows a pass
+    _, counts = np.unique(firsts, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert ((counts - 100) ** 2 / 100).sum() < 5 + 5 * np.sqrt(2 * 5)
+
+
+def test_an_order_of_an_endless_text_takes_no_memory_and_goes_everywhere():
+    starts = shuffled(3 * 2**40, 1024, 2**31 - 500, 500) / 2**40
+    assert np.histogram(starts, 3, (0, 3))[0].min() > 100
+    assert len(np.unique(starts)) == 500
+
+
 # For evaluation
 
 

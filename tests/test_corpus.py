@@ -3,15 +3,18 @@
 import errno
 import gzip
 import io
+import json
 import os
 import pwd
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from jaxgpt.data import corpus, tiny_shakespeare
+from jaxgpt.data import corpus, formats, tiny_shakespeare
 from jaxgpt.errors import UserError
 
 ODD_NAMES = [
@@ -131,6 +134,57 @@ def test_paths_become_absolute_and_links_stay(here, monkeypatch):
     assert corpus.absolute(Path("a")) == f"{here}/a"
 
 
+# documents
+
+
+def test_each_file_and_each_json_line_is_a_document(here):
+    write(a_txt="A\n", c_md="C")
+    Path("b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "B1"}\n{"text": "B2\\n"}\n'))
+    Path("d.txt.zst").write_bytes(zstandard.compress("naïve".encode("utf-16")))
+    assert list(corpus.documents(".")) == ["A\n", "B1", "B2\n", "naïve"]
+    assert list(corpus.documents(["c.md", "a.txt"])) == ["C", "A\n"]
+    assert corpus.load(".") == "A\n\nB1\nB2\n\nnaïve"
+
+
+def test_the_field_of_json_lines_is_chosen(here):
+    Path("a.jsonl").write_text('{"title": "T", "body": "B"}')
+    assert corpus.load("a.jsonl", text_field="body") == "B"
+    assert message("a.jsonl").startswith("a.jsonl:1 has no field 'text' (its fields: 'title', 'body')")
+
+
+def test_json_lines_without_a_word_are_no_text(here):
+    Path("a.jsonl").write_text('{"text": " "}\n{"text": ""}')
+    assert "there is no text in a.jsonl" in message("a.jsonl")
+
+
+def test_a_long_document_comes_in_pieces_as_it_is_read(here, monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 1000)
+    monkeypatch.setattr(corpus, "CHUNK", 300)
+    monkeypatch.setattr(formats, "HEAD", 300)
+    text = "".join(map(str, range(2000)))
+    write(a_txt=text, b_txt="short")
+    Path("c.jsonl").write_text(json.dumps({"text": text}))
+    read: list[int] = []
+    pieces = corpus.pieces(("a.txt", "b.txt", "c.jsonl"), on_read=read.append)
+    first = next(pieces)
+    assert sum(read) < 2000
+    pieces = [first, *pieces]
+    assert [len(piece.text) for piece in pieces] == [1000] * 6 + [890, 5] + [1000] * 6 + [890]
+    assert [i for i, piece in enumerate(pieces) if piece.last] == [6, 7, 14]
+    assert "".join(piece.text for piece in pieces) == f"{text}short{text}"
+    assert sum(read) == corpus.n_bytes(("a.txt", "b.txt", "c.jsonl"))
+
+
+def test_memory_does_not_grow_with_the_text(here):
+    with Path("a.txt").open("w") as file:
+        for i in range(40):
+            file.write(f"{i}: to be or not to be\n" * 50_000)
+    tracemalloc.start()
+    assert sum(len(piece.text) for piece in corpus.pieces("a.txt")) == Path("a.txt").stat().st_size > 40e6
+    assert tracemalloc.get_traced_memory()[1] < 15e6
+    tracemalloc.stop()
+
+
 # pipes and devices
 
 
@@ -220,26 +274,26 @@ def test_the_file_that_is_no_text_is_named(here):
     Path("sub").mkdir()
     write(a_txt="good")
     Path("sub/b.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9 au lait")
-    Path("sub/c.gz").write_bytes(gzip.compress(b"text"))
+    Path("sub/c.gz").write_bytes(gzip.compress(b"caf\xe9"))
     assert message(".").startswith("sub/b.txt is not UTF-8 text at byte 6")
-    assert message("sub/*.gz").startswith("sub/c.gz is a gzip file")
+    assert message("sub/*.gz").startswith("sub/c.gz is not UTF-8 text at byte 3")
 
 
 def test_a_folder_without_text_files(here):
     Path("sub").mkdir()
     write(notes_md="text, but not in a .txt file")
-    assert "sub has no .txt files" in message("sub")
+    assert "sub has no .txt or .jsonl files" in message("sub")
 
 
 def denied(path, *_):
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
-@pytest.mark.parametrize("where, what", [(Path, "read_bytes"), (os, "scandir"), (os, "lstat")])
+@pytest.mark.parametrize("where, what", [(Path, "open"), (os, "scandir"), (os, "lstat")])
 def test_what_may_not_be_read(here, monkeypatch, where, what):
     Path("secret").mkdir()
     Path("secret/a.txt").write_text("secret")
-    name = "secret/a.txt" if what == "read_bytes" else "secret"
+    name = "secret/a.txt" if what == "open" else "secret"
     with monkeypatch.context() as patch:
         patch.setattr(where, what, denied)
         said = message("secret")

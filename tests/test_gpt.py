@@ -15,7 +15,7 @@ from programs import products
 from jaxgpt.config import ModelConfig
 from jaxgpt.device import precision
 from jaxgpt.model import build, gpt
-from jaxgpt.training.step import cross_entropy
+from jaxgpt.model.loss import cross_entropy
 
 TEXT = TOKENS[0]
 

@@ -11,7 +11,9 @@ import pytest
 
 import jaxgpt
 from jaxgpt import UserError, override
+from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.runs.run import Run
+from jaxgpt.sampling import Drawn
 from jaxgpt.training import loop
 
 
@@ -84,6 +86,20 @@ def test_a_run_is_shown_in_a_line(copy):
     assert repr(jaxgpt.load(copy)) == "<Run runs/copy: gpt, 3,920 parameters, step 2>"
 
 
+def test_a_model_can_be_sampled_in_a_shorter_type(copy):
+    run = jaxgpt.load(copy)
+    short = jaxgpt.load(copy, weights="bfloat16")
+    assert short.model.wte.embedding[...].dtype == jnp.bfloat16
+    assert short.model.ln_f.scale[...].dtype == jnp.float32
+    assert run.cast("float16").model.wte.embedding[...].dtype == jnp.float16
+    assert run.model.wte.embedding[...].dtype == jnp.float32
+    tokens = run.tokenizer.encode("ROMEO:")[None]
+    np.testing.assert_allclose(short.model(tokens), run.model(tokens), atol=0.02)
+    assert len(short.generate("ROMEO:", tokens=9)) == len("ROMEO:") + 9
+    with pytest.raises(UserError, match="`weights` is one of float32, bfloat16, float16, not 'int8'"):
+        jaxgpt.load(copy, weights="int8")
+
+
 # Text
 
 
@@ -110,6 +126,11 @@ def test_none_switches_a_filter_off(trained):
     ("how", "said"),
     [
         ({"samples": 2}, r"call run\.samples"),
+        ({"stop": ""}, "`stop` is a text of a character at least, or several, not ''"),
+        ({"stop": ["a", 1]}, r"`stop` is a text of a character at least, or several, not \['a', 1\]"),
+        ({"prompt": []}, "there are no prompts"),
+        ({"prompt": ["a", ""]}, "the `prompt` is empty"),
+        ({"prompt": ["a", 1]}, "the `prompt` is a text, not 1"),
         ({"temprature": 1.0}, "'temprature': did you mean 'temperature'"),
         ({"top_k": "many"}, "`top_k` is a whole number, not 'many'"),
         ({"tokens": 0}, "`tokens` must be a whole number, 1 or more, not 0"),
@@ -126,10 +147,88 @@ def test_what_cannot_be_written_is_one_line(how, said, trained):
     assert "\n" not in str(caught.value)
 
 
+def test_prompts_of_different_lengths_are_each_continued_as_alone(trained):
+    prompts = ["R", "JULIET:\nmy lord and so are we", "ROMEO:"]
+    texts = trained.generate(prompts, tokens=20, seed=1)
+    assert texts == [trained.generate(prompt, tokens=20, seed=1) for prompt in prompts]
+    found = trained.completions(prompts, tokens=20, seed=1, samples=2)
+    assert [one.prompt for one in found] == [prompt for prompt in prompts for _ in range(2)]
+    assert [one.prompt + one.text for one in found] == [
+        text for prompt in prompts for text in trained.samples(prompt, tokens=20, seed=1, samples=2)
+    ]
+
+
+def test_a_completion_has_the_text_its_tokens_and_what_the_model_thought_of_them(trained):
+    (one,) = trained.completions("ROMEO:", tokens=8, temperature=2.0)
+    assert (one.prompt, one.finish_reason) == ("ROMEO:", "length")
+    assert one.text == trained.tokenizer.decode(one.tokens)
+    read = [*trained.tokenizer.encode("ROMEO:"), *one.tokens]
+    known = np.asarray(trained.model(np.array([read]))[0, 5:-1])
+    expected = [logits[token] - np.logaddexp.reduce(logits) for logits, token in zip(known, one.tokens, strict=True)]
+    np.testing.assert_allclose(one.logprobs, expected, atol=1e-5)
+    assert one.logprobs.dtype == np.float32
+
+
+def test_without_a_prompt_a_completion_continues_a_line_break(trained):
+    (one,) = trained.completions(tokens=9)
+    assert one.prompt == "\n"
+    assert one.text == trained.generate(tokens=9)
+
+
+@pytest.fixture
+def ending(trained) -> Run:
+    """The trained run with a tokenizer for which an "e" is the end of a text."""
+
+    class Ending(CharTokenizer):
+        @property
+        def end_of_text(self):
+            return self.characters.index("e")
+
+    tokenizer = Ending(trained.tokenizer.characters)
+    return Run(trained.path, trained.config, tokenizer, trained.model, trained.step)
+
+
+def test_writing_stops_before_a_stop_text(trained):
+    whole = trained.generate("R", tokens=60, seed=1)[1:]
+    stop = whole[20:22]
+    before = whole[: whole.index(stop)]
+    assert trained.generate("R", tokens=60, seed=1, stop=stop) == "R" + before
+    assert "".join(piece for (piece,) in trained.stream("R", tokens=60, seed=1, stop=["#", stop])) == before
+    (one,) = trained.completions("R", tokens=60, seed=1, stop=stop)
+    assert (one.text, one.finish_reason) == (before, "stop")
+    assert trained.tokenizer.decode(one.tokens) == before + stop
+    assert one.logprobs.shape == one.tokens.shape
+
+
+def test_writing_stops_at_the_end_of_text(trained, ending):
+    whole = trained.samples("R", tokens=200, seed=1)
+    assert all("e" in text for text in whole)
+    assert ending.samples("R", tokens=200, seed=1) == [text[: text.index("e")] for text in whole]
+    found = ending.completions("R", tokens=200, seed=1, samples=3)
+    assert [one.finish_reason for one in found] == ["stop"] * 3
+    assert [one.prompt + one.text + "e" for one in found] == [
+        "R" + trained.tokenizer.decode(one.tokens) for one in found
+    ]
+
+
+def test_nothing_is_computed_after_all_texts_have_stopped(ending, monkeypatch):
+    asked = []
+
+    def stream(model, prompts, *_):
+        for word in (["a", "b"], ["e", "h"], ["d", "e"], ["f", "g"]):
+            asked.append(word)
+            yield Drawn(np.stack([ending.tokenizer.encode(letter) for letter in word]))
+
+    monkeypatch.setattr("jaxgpt.sampling.stream", stream)
+    assert list(ending.stream("R", samples=2)) == [["a", "b"], ["", "h"], ["", ""]]
+    assert len(asked) == 3
+
+
 class Bytes:
     """A tokenizer whose tokens are parts of characters."""
 
     start = "\n"
+    end_of_text = None
 
     def encode(self, text):
         return np.frombuffer(text.encode(), np.uint8)
@@ -152,7 +251,7 @@ class Bytes:
 
 def test_a_stream_never_gives_half_a_character(trained, monkeypatch):
     tokens = np.frombuffer("aé日".encode() + b"\xf0", np.uint8)
-    monkeypatch.setattr("jaxgpt.sampling.stream", lambda *_: (tokens[None, i : i + 1] for i in range(len(tokens))))
+    monkeypatch.setattr("jaxgpt.sampling.stream", lambda *_: (Drawn(tokens[None, [i]]) for i in range(len(tokens))))
     run = Run(trained.path, trained.config, Bytes(), trained.model, 2)
     assert [piece for (piece,) in run.stream("a", tokens=7)] == ["a", "", "é", "", "", "日", "", "�"]
 

@@ -241,14 +241,82 @@ def test_every_token_written_is_in_the_vocabulary(sampler):
     assert ((tokens >= 0) & (tokens < V)).all()
 
 
+# Several prompts
+
+
+PROMPTS = [np.random.default_rng(2).integers(0, V, length) for length in (1, 5, 3, 30)]
+
+
+@pytest.mark.parametrize(
+    "block_size, architecture, sampler",
+    [(1, "gpt", PLAIN), (3, "gpt", PLAIN), (8, "head", SAMPLED), (20, "gpt", GREEDY)],
+    ids=["1", "3", "8", "20"],
+)
+def test_prompts_of_different_lengths_are_continued_as_each_alone_without_a_cache(block_size, architecture, sampler):
+    model = model_of(block_size, architecture)
+    tokens = 2 * block_size + 13  # each cache is full more than once, at moments of its own
+    texts = sampling.generate(model, PROMPTS, tokens, seed=5, sampler=sampler, samples=2)
+    assert texts.shape == (8, tokens)
+    for i, text in enumerate(texts):
+        sample, j = divmod(i, 4)
+        assert text.tolist() == uncached(model, PROMPTS[j], tokens, sampler, seed=5, sample=sample)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [prompt[-1:] for prompt in PROMPTS]], ids=["different", "equal"])
+@pytest.mark.parametrize("samples", [1, 4])  # one device, and two
+def test_a_prompt_is_continued_alike_whatever_is_beside_it(prompts, samples):
+    model = model_of(20)
+    texts = sampling.generate(model, prompts, 30, samples=samples)
+    for j, prompt in enumerate(prompts):
+        np.testing.assert_array_equal(texts[j :: len(prompts)], sampling.generate(model, prompt, 30, samples=samples))
+
+
+def test_prompts_of_any_lengths_compile_the_same_programs():
+    model = model_of(100)
+    written = sampling.generate(model, [PROMPT, PROMPT[:1]], 130)
+    compiled = [sampling._prefill_some, sampling._decode_each, sampling._extend_each]
+    before = [program._cache_size() for program in compiled]
+    sampling.generate(model, [np.arange(9), np.arange(7)], 140, seed=1)
+    assert [program._cache_size() for program in compiled] == before
+    assert written.shape == (2, 130)
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("prompts", [[PROMPT], PROMPTS], ids=["one", "several"])
+@pytest.mark.parametrize("sampler", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_log_probabilities_are_the_models_own(sampler, prompts):
+    model = model_of(20)
+    (piece,) = sampling.stream(model, prompts, 5, sampler=sampler, logprobs=True)
+    assert piece.logprobs.dtype == np.float32
+    for prompt, tokens, logprobs in zip(prompts, *piece, strict=True):
+        text = [*prompt[-12:], *tokens]  # of a long prompt the model sees all but a chunk of its block
+        window = np.zeros((1, 20), np.int32)
+        window[0, : len(text)] = text
+        known = jax.nn.log_softmax(logits_of(model, window)[0])
+        expected = [known[len(text) - 6 + i, token] for i, token in enumerate(tokens)]
+        np.testing.assert_allclose(logprobs, expected, atol=1e-5)
+
+
+def test_log_probabilities_change_no_text_and_come_when_asked_for():
+    model = model_of(20)
+    with_them = list(sampling.stream(model, PROMPT, 30, logprobs=True))
+    assert [piece.logprobs.shape for piece in with_them] == [piece.tokens.shape for piece in with_them]
+    written = np.concatenate([piece.tokens for piece in with_them], axis=1)
+    np.testing.assert_array_equal(written, sampling.generate(model, PROMPT, 30))
+    assert {piece.logprobs for piece in sampling.stream(model, PROMPT, 30)} == {None}
+
+
 # Pieces, programs, and a cache as large as the text
 
 
 def test_the_text_comes_in_pieces_that_make_up_the_whole():
     model = model_of(20, "head")
     pieces = list(sampling.stream(model, PROMPT, 19, samples=2))
-    assert [piece.shape for piece in pieces] == [(2, 8), (2, 8), (2, 3)]
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), sampling.generate(model, PROMPT, 19, samples=2))
+    assert [piece.tokens.shape for piece in pieces] == [(2, 8), (2, 8), (2, 3)]
+    written = np.concatenate([piece.tokens for piece in pieces], axis=1)
+    np.testing.assert_array_equal(written, sampling.generate(model, PROMPT, 19, samples=2))
 
 
 def programs() -> tuple[int, int, int]:
@@ -279,3 +347,10 @@ def test_a_text_whose_cache_grows_is_written_as_without_a_cache(architecture, sa
     written = sampling.generate(model, PROMPT, 85, seed=2, samples=samples)
     for i in range(samples):
         assert written[i].tolist() == uncached(model, PROMPT, 85, seed=2, sample=i)
+
+
+def test_texts_of_different_lengths_whose_caches_grow_are_written_as_without_a_cache():
+    model = model_of(70)
+    prompts = [PROMPT, np.arange(20) % V]
+    texts = sampling.generate(model, prompts, 60)
+    assert [text.tolist() for text in texts] == [uncached(model, prompt, 60) for prompt in prompts]

@@ -5,14 +5,25 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tokenizers
 
-from jaxgpt.data.tokenizer import TOKENIZERS, CharTokenizer, load_tokenizer, train_tokenizer
+from jaxgpt.data import gpt2_vocabulary
+from jaxgpt.data.tokenizer import TOKENIZERS, CharTokenizer, load_folder, load_tokenizer, train_tokenizer
 from jaxgpt.errors import UserError
 
 HELLO = CharTokenizer.train("hello")
 
 # beyond the basic plane, a combining mark, line ends, and both halves of a pair that are not a pair
 ODD = "a\u0301\r\n\x00\u2028𝄞🎭\U0010ffff\udfff\ud800\udbff"
+
+
+TEXT = "naïve 文 🎭\r\nIt is,  it is I, my lord.\n<|endoftext|>\t'Tis I'll\x85\u3000١٢.\n" * 20
+
+
+@pytest.fixture(autouse=True)
+def gpt2(monkeypatch):
+    """A GPT-2 that needs no network, with three merges."""
+    monkeypatch.setattr(gpt2_vocabulary, "load", lambda: [(b"i", b"s"), (b" ", b"is"), (b"t", b" is")])
 
 
 def message(action, *arguments) -> str:
@@ -28,8 +39,7 @@ def message(action, *arguments) -> str:
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_kind_keeps_the_promises_of_a_tokenizer(kind, tmp_path):
-    text = "naïve 文 🎭\nIt is, it is I, my lord.\n" * 20
-    tokenizer = train_tokenizer(kind, text)
+    tokenizer, text = train_tokenizer(kind, TEXT), TEXT
     tokens = tokenizer.encode(text)
     assert tokenizer.kind == kind
     assert tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer)
@@ -40,13 +50,65 @@ def test_a_kind_keeps_the_promises_of_a_tokenizer(kind, tmp_path):
     pieces = [decoder.decode(piece) for piece in np.split(tokens, range(1, len(tokens), 3))]
     assert "".join([*pieces, decoder.flush()]) == text
     tokenizer.save(tmp_path / "tokenizer.json")
-    assert load_tokenizer(tmp_path / "tokenizer.json") == tokenizer
-    assert json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))["kind"] == kind
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode(text).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_other_programs_read_the_saved_file_and_give_the_same_tokens(kind, tmp_path):
+    tokenizer, text = train_tokenizer(kind, TEXT), TEXT.replace("<|endoftext|>", "<|end|>")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokens = tokenizer.encode(text).tolist()
+    assert theirs.encode(text).ids == tokens
+    assert theirs.decode(tokens) == text
+    assert theirs.get_vocab_size() == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_text_can_be_cut_at_its_boundary_whatever_follows(kind):
+    tokenizer = train_tokenizer(kind, TEXT)
+    for n in range(1, 60):
+        cut = tokenizer.boundary(TEXT[:n])
+        for whole in (TEXT, TEXT[:n], TEXT[:n] + " ", TEXT[:n] + "\n\n.", TEXT[:n] + "t"):
+            parts = np.concatenate([tokenizer.encode(whole[:cut]), tokenizer.encode(whole[cut:])])
+            assert parts.tolist() == tokenizer.encode(whole).tolist()
+    assert tokenizer.boundary(TEXT) >= len(TEXT) - 20
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_several_texts_are_trained_on_as_one(kind):
+    tokenizer = train_tokenizer(kind, iter(["the night ", "the nurse "]))
+    assert tokenizer == train_tokenizer(kind, "the night the nurse ")
+    assert tokenizer.decode(tokenizer.encode("the nurse")) == "the nurse"
+
+
+@pytest.mark.parametrize("kind", ["char", "bytes", "gpt2"])
+def test_a_vocabulary_that_has_its_size_can_have_no_other(kind):
+    size = train_tokenizer(kind, TEXT).vocab_size
+    assert train_tokenizer(kind, TEXT, size).vocab_size == size
+    assert message(train_tokenizer, kind, TEXT, 300).startswith("`vocab_size` is 300, but ")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "gpt2", "bpe"])
+def test_half_a_character_cannot_be_encoded_as_bytes(kind):
+    encode = train_tokenizer(kind, TEXT).encode
+    assert message(encode, "caf\udce9") == "the text is not UTF-8 (it has the byte 0xe9): convert it to UTF-8"
+    assert message(encode, "caf\ud800") == "the text is not UTF-8 (it has half a character): convert it to UTF-8"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_what_is_no_token_is_refused(kind, token):
+    tokenizer = train_tokenizer(kind, TEXT)
+    for decode in (tokenizer.decode, tokenizer.decoder().decode):
+        assert f"token {token} is outside the vocabulary of {tokenizer.vocab_size}" in message(decode, [0, token])
 
 
 def test_a_kind_that_does_not_exist():
     assert message(train_tokenizer, "chars", "text") == "there is no tokenizer of kind 'chars': did you mean 'char'?"
-    assert message(train_tokenizer, "gpt2", "text").startswith("there is no tokenizer of kind 'gpt2': there is 'char'")
+    assert message(train_tokenizer, "sentencepiece", "text") == (
+        "there is no tokenizer of kind 'sentencepiece': there is 'char', 'bytes', 'gpt2', 'bpe'"
+    )
 
 
 # characters
@@ -145,8 +207,12 @@ def test_a_saved_tokenizer_is_the_same(tmp_path, text):
 
 def test_the_saved_file_can_be_read_by_a_person(tmp_path):
     CharTokenizer.train("né\n").save(tmp_path / "tokenizer.json")
-    text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
-    assert text == '{"kind": "char", "characters": "\\nné"}'
+    assert '"vocab": {"\\n": 0, "n": 1, "é": 2}' in (tmp_path / "tokenizer.json").read_text("utf-8")
+
+
+def test_the_file_of_an_older_run_is_read(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"kind": "char", "characters": "ehlo"}')
+    assert load_tokenizer(tmp_path / "tokenizer.json") == HELLO
 
 
 def test_a_mark_at_the_head_of_the_file_is_passed_over(tmp_path):
@@ -172,11 +238,14 @@ def test_loading_what_cannot_be_read(tmp_path):
         (b'{"kind": ' + b"1" * 5000 + b"}", "it is not JSON"),
         (b"[" * 100_000, "it is nested too deeply"),
         (b'{"kind":' * 100_000, "it is nested too deeply"),
-        (b"[]", 'it is no JSON object with a "kind"'),
-        (b"{}", 'it is no JSON object with a "kind"'),
-        (b'{"kind": ["char"]}', 'it is no JSON object with a "kind"'),
-        (b'{"kind": "gpt2"}', "there is no tokenizer of kind 'gpt2'"),
-        (b'{"kind": "' + b"a" * 10**6 + b'"}', "there is no tokenizer of kind 'aaa"),
+        (b"[]", "it is no JSON object"),
+        (b"{}", "its model is neither of characters nor a byte-level BPE"),
+        (b'{"kind": ["char"]}', "its model is neither of characters nor a byte-level BPE"),
+        (b'{"model": {"type": "Unigram", "vocab": []}}', "its model is neither of characters nor a byte-level BPE"),
+        (b'{"model": {"type": "WordLevel"}}', "its words are not characters"),
+        (b'{"model": {"type": "WordLevel", "vocab": {"a": 1}}}', "its words are not characters"),
+        (b'{"model": {"type": "WordLevel", "vocab": {"ab": 0}}}', "its words are not characters"),
+        (b'{"model": {"type": "WordLevel", "vocab": {"b": 0, "a": 1}}}', "must be distinct, sorted and at least one"),
         (b'{"kind": "char"}', "its characters are None, not a text"),
         (b'{"kind": "char", "characters": 7}', "its characters are 7, not a text"),
         (b'{"kind": "char", "characters": ["a", "b"]}', "its characters are ['a', 'b'], not a text"),
@@ -193,3 +262,51 @@ def test_loading_what_is_no_tokenizer(tmp_path, content, cause):
     said = message(load_tokenizer, file)
     assert said.startswith(f"{file} is not a tokenizer: ")
     assert cause in said
+
+
+# a folder in Hugging Face's layout
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_folder_with_a_tokenizer(kind, tmp_path):
+    tokenizer = train_tokenizer(kind, TEXT)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert load_folder(tmp_path).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+def older_layout(folder):
+    tokenizer = train_tokenizer("bpe", TEXT, 270)
+    tokenizer.save(folder / "tokenizer.json")
+    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *model["merges"], ""]), "utf-8")
+    return tokenizer
+
+
+def test_a_folder_with_a_vocabulary_and_its_merges(tmp_path):
+    tokenizer = older_layout(tmp_path)
+    assert load_folder(tmp_path) == tokenizer
+    assert load_folder(tmp_path).end_of_text == 269
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    assert load_folder(tmp_path) is None
+    (tmp_path / "vocab.json").write_text("{}")
+    assert load_folder(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name, content, cause",
+    [
+        ("tokenizer.json", b"{", "tokenizer.json is not a tokenizer: it is not JSON"),
+        ("vocab.json", b"{", "vocab.json is not a tokenizer: it is not JSON"),
+        ("vocab.json", b"[]", "its vocabulary lacks a byte"),
+        ("merges.txt", b"\xff", "its merge '\ufffd' is no pair of tokens"),
+        ("merges.txt", b"a\n", "its merge 'a' is no pair of tokens"),
+    ],
+)
+def test_a_damaged_folder(name, content, cause, tmp_path):
+    older_layout(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert cause in message(load_folder, tmp_path)

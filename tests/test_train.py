@@ -16,6 +16,9 @@ from runs_compared import assert_same_weights, leaves, untimed
 
 import jaxgpt
 from jaxgpt import Interrupted, UserError, override
+from jaxgpt.data import batches
+from jaxgpt.data.dataset import Dataset
+from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.runs.folder import RunFolder
 from jaxgpt.training import feed, train
 
@@ -249,9 +252,12 @@ def test_a_text_shorter_than_a_window_is_refused_before_a_folder_is_made(config,
 
 
 def test_the_shortest_text_has_a_window_and_the_target_of_its_last_token_to_validate():
-    train._check_length(np.zeros(170), 16, "character")  # 17 to validate
+    def dataset(n: int) -> Dataset:
+        return Dataset(CharTokenizer("ab"), *batches.split(np.zeros(n, np.uint16)), "")
+
+    train._check_length(dataset(170), 16)  # 17 to validate
     with pytest.raises(UserError, match=r"of its 160 characters 16 are for validation, .* needs 17"):
-        train._check_length(np.zeros(160), 16, "character")
+        train._check_length(dataset(160), 16)
 
 
 @pytest.mark.parametrize(

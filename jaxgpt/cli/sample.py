@@ -1,24 +1,39 @@
 """The command `sample.py`: writes text with a trained GPT."""
 
+import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxgpt.cli import flags, process
 from jaxgpt.cli.command import program, run_command
 from jaxgpt.cli.flags import Flag
 from jaxgpt.errors import UserError
+from jaxgpt.fields import Texts
 from jaxgpt.files import reason, shown
+
+if TYPE_CHECKING:
+    from jaxgpt.runs.completion import Completion
+    from jaxgpt.runs.run import Run
 
 ABOUT = """usage: {program} [--run PATH] [--prompt TEXT] [--tokens N ...]
 
 Write text with a trained GPT. Defaults are in brackets."""
 
+WEIGHTS = ("float32", "bfloat16", "float16")
 RUN_FLAGS = [
-    Flag("run", Path, None, "Folder of the run; by default the one below runs/ that was trained last."),
+    Flag(
+        "run",
+        Path,
+        None,
+        "Folder of the run; by default the one below runs/ that was trained last. Or a folder with a GPT-2 in Hugging "
+        "Face's format, or gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the name of another one on its hub.",
+    ),
     Flag("checkpoint", ("newest", "best"), "newest", "The newest one, or the best by its validation loss."),
     Flag("prompt", str, None, "Text to continue, or - for what comes through standard input; by default a line break."),
     Flag("prompt_file", Path, None, "File with the text to continue, as it is: the line break at its end, too."),
+    Flag("weights", WEIGHTS, "float32", "Type of the model's matrices: the two shorter ones are faster on a GPU."),
     flags.HELP,
 ]
 SAMPLING_FLAGS = [
@@ -27,8 +42,10 @@ SAMPLING_FLAGS = [
     Flag("top_k", int, 0, "Draw from the k likeliest tokens only; 0 for all."),
     Flag("top_p", float, 1.0, "Draw from the likeliest tokens that together have this probability; 1 for all."),
     Flag("min_p", float, 0.0, "Draw only tokens with this share of the likeliest one's probability; 0 for all."),
+    Flag("stop", Texts, None, "Stop before this text; more than one may follow."),
     Flag("samples", int, 1, "How many texts to write."),
     Flag("seed", int, 0, "The same seed gives the same text."),
+    Flag("json", bool, None, "Write a JSON object a line: prompt, text, tokens, logprobs, finish_reason."),
 ]
 GROUPS = {"run": RUN_FLAGS, "sampling": SAMPLING_FLAGS}
 
@@ -44,13 +61,14 @@ def _sample(given: dict[str, Any]) -> None:
         return
     prompt = _prompt(given.pop("prompt", None), given.pop("prompt_file", None))
     path, which = given.pop("run", None), given.pop("checkpoint", "newest")
-    how = {flag.name: flag.default for flag in SAMPLING_FLAGS} | given
-    with process.uninterrupted():
-        process.setup()
-        from jaxgpt.runs import run  # not before it is needed: what is wrong so far is told without JAX
-
-    trained = run.load(path, which)
-    if how["samples"] == 1:
+    weights = given.pop("weights", "float32")
+    as_json = given.pop("json", False)
+    how = {flag.name: flag.default for flag in SAMPLING_FLAGS if flag.default is not None} | given
+    trained = _load(path, which).cast(weights)
+    if as_json:
+        for completion in trained.completions(prompt, **how):
+            print(_line(completion))
+    elif how["samples"] == 1:
         pieces = trained.stream(prompt, **how)
         print(prompt or "", end="")
         for (text,) in pieces:
@@ -59,6 +77,29 @@ def _sample(given: dict[str, Any]) -> None:
     else:
         for i, text in enumerate(trained.samples(prompt, **how)):
             print(f"{'─' * 24} {i + 1}\n{text}")
+
+
+def _load(path: Path | None, which: str) -> "Run":
+    """A run, or a model that others trained, from a folder or from the hub."""
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.runs import pretrained, run  # not before it is needed: what is wrong so far is told without JAX
+
+    if path is None:
+        return run.load(None, which)
+    is_folder = os.path.isdir(os.path.expanduser(path))
+    # runs/speedrum is the slip of someone who has runs/, and no name to ask the hub for
+    on_hub = str(path) in pretrained.GPT2 or (len(path.parts) == 2 and not os.path.isdir(path.parent))
+    return (pretrained.load_pretrained if is_folder or on_hub else run.load)(path, which)
+
+
+def _line(completion: "Completion") -> str:
+    """The completion as JSON, in ASCII, which every terminal takes."""
+    numbers = {
+        "tokens": completion.tokens.tolist(),
+        "logprobs": [round(logprob, 6) for logprob in completion.logprobs.tolist()],
+    }
+    return json.dumps(completion._asdict() | numbers)
 
 
 def _prompt(text: str | None, file: Path | None) -> str | None:

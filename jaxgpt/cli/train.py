@@ -17,6 +17,7 @@ from jaxgpt.training.signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from jaxgpt.runs.folder import RunFolder
+    from jaxgpt.runs.run import Run
 
 ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --resume [PATH]
 
@@ -61,6 +62,8 @@ def _train(given: dict[str, Any]) -> None:
         print(flags.page(about, _groups(), configs.flat(preset)))
     elif resume:
         _resume(out if resume is True else resume, out, given)
+    elif given.get("init_from"):
+        _finetune(given, out)
     else:
         _begin(configs.validate(configs.override(_recipe(given), **given)), out)
 
@@ -76,14 +79,26 @@ def _recipe(given: dict[str, Any]) -> TrainConfig:
     return presets.preset(backend.default_preset())
 
 
-def _begin(config: TrainConfig, out: Path | None) -> None:
+def _finetune(given: dict[str, Any], out: Path | None) -> None:
+    """Begins a run from weights, with the training of a preset if one is given."""
+    training = presets.preset(given["preset"]) if "preset" in given else None
+    configs.override(TrainConfig(), **given)  # a wrong value is told before the weights are read
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.training.finetune import load_source, recipe
+
+    source = load_source(given.pop("init_from"))
+    _begin(configs.validate(configs.override(recipe(source, training), **given)), out, source)
+
+
+def _begin(config: TrainConfig, out: Path | None, source: "Run | None" = None) -> None:
     with process.uninterrupted():
         process.setup()
         from jaxgpt.runs import folder as folders
         from jaxgpt.training.train import train
 
     folder = folders.new(out, config.preset)
-    _finish(lambda stop: train(config, out=folder.path, stop=stop), folder)
+    _finish(lambda stop: train(config, out=folder.path, stop=stop, source=source), folder)
 
 
 def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:

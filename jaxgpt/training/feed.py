@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches
+from jaxgpt.data.token_files import Tokens
 from jaxgpt.device import backend
 from jaxgpt.device.sharding import Placement
 from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update
@@ -22,10 +23,14 @@ TrainSteps = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 DEVICE_TEXT_BYTES = 2**30  # of a text that every device can hold a copy of
 
 
-def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
-    """`train_steps` for the training text `tokens` (N,), compiled; the text goes to the devices if it fits."""
-    fits = tokens.nbytes <= DEVICE_TEXT_BYTES and len(tokens) <= batches.INT32
-    return (from_device if fits else from_host)(config, dtype, placement, tokens)
+def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
+    """`train_steps` for the training text `tokens` (N,), compiled. The text goes to the devices if it fits, and if
+    windows are drawn with replacement: the other order is the host's."""
+    copies = placement.mesh.size if placement.platform == "cpu" else 1  # whose devices share one memory
+    fits = tokens.nbytes * copies <= DEVICE_TEXT_BYTES and len(tokens) <= batches.INT32
+    if fits and config.replacement:
+        return from_device(config, dtype, placement, np.asarray(tokens))
+    return from_host(config, dtype, placement, tokens)
 
 
 def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
@@ -53,7 +58,7 @@ def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     return _jit(loop, placement, in_shardings=(placement.state, placement.state, placement.state))
 
 
-def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
+def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
     """The host draws the same batches and sends one after another, the next while the device works on one."""
     B, T = config.batch_size, config.model.block_size
     state = abstract_state(config, dtype, placement)
@@ -63,7 +68,7 @@ def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, token
     def train_steps(state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
         metrics: Any = None
         for i in range(step, step + n):
-            windows = batches.host_batch(config.seed, i, tokens, B, T)
+            windows = batches.host_batch(config.seed, i, tokens, B, T, config.replacement)
             state, metrics = program(state, jax.device_put(windows, placement.batch))
         return state, metrics
 

@@ -1,22 +1,21 @@
 """The loop around the step: evaluate, sample, log, save, stop when asked to."""
 
 import contextlib
-import hashlib
 import time
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgpt import config as configs
 from jaxgpt import sampling
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches, corpus
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.dataset import Dataset, Tokens
 from jaxgpt.device import precision, sharding
 from jaxgpt.errors import UserError
+from jaxgpt.evaluation import make_evaluate
 from jaxgpt.files import reason
 from jaxgpt.model import build
 from jaxgpt.runs import report as reports
@@ -26,7 +25,6 @@ from jaxgpt.runs.plot import plot
 from jaxgpt.runs.run import FORMAT, Run, check_unchanged
 from jaxgpt.threads import in_thread
 from jaxgpt.training import feed, items, step
-from jaxgpt.training.evaluation import make_evaluate
 from jaxgpt.training.pacer import Pacer
 from jaxgpt.training.signals import Interrupted, StopRequest
 from jaxgpt.training.step import Metrics, TrainState
@@ -65,13 +63,11 @@ class Loop:
         self,
         folder: RunFolder,
         config: TrainConfig,
-        tokenizer: Tokenizer,
-        tokens: np.ndarray,
+        data: Dataset,
         quiet: bool,
         stop: StopRequest | None,
     ):
-        self.folder, self.config, self.tokenizer = folder, config, tokenizer
-        self.train_tokens, self.val_tokens = batches.split(tokens)
+        self.folder, self.config, self.data, self.tokenizer = folder, config, data, data.tokenizer
         self.placement = step.placement(config)
         self.dtype, self.dtype_reason = precision.choose(config.dtype, self.placement.mesh.devices.flat[0])
         self.evaluate = make_evaluate(config, self.dtype, self.placement)
@@ -81,7 +77,7 @@ class Loop:
         self.rows: list[dict[str, Any]] = []
         self.began, self.warned = time.monotonic(), False
         self.progress = Progress(
-            hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest(),
+            data.sha256,
             format=FORMAT,
             eval_item="ema_params" if config.ema_decay else "params",
             config=configs.to_dict(config),
@@ -89,16 +85,17 @@ class Loop:
             micro_batches=self.placement.micro_batches,
         )
 
-    def from_scratch(self, remark: str | None) -> Run:
+    def from_scratch(self, params: Any = None) -> Run:
+        """From fresh weights, or from `params`."""
         with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
             train_steps = self.compile()
             self.banner()
-            if remark:
-                self.report.note(f"{remark}\n")
+            if self.data.remark:
+                self.report.note(f"{self.data.remark}\n")
             # It runs once: to be compiled quickly is worth more than to run quickly.
             options = {"xla_backend_optimization_level": 0}
             init = jax.jit(self.init_state, out_shardings=self.placement.state, compiler_options=options)
-            return self.run(init(), 0, train_steps, checkpoints)
+            return self.run(init(params), 0, train_steps, checkpoints)
 
     def from_checkpoint(self) -> Run:
         with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
@@ -124,12 +121,12 @@ class Loop:
             self.note_other_devices(saved)
             return self.run(state, at, train_steps, checkpoints)
 
-    def init_state(self) -> TrainState:
-        return step.init_state(self.config, self.dtype)
+    def init_state(self, params: Any = None) -> TrainState:
+        return step.init_state(self.config, self.dtype, params)
 
     def compile(self) -> Future[feed.TrainSteps]:
         """Begins to, while weights are drawn or read and the first evaluation is compiled and run."""
-        return in_thread(feed.compile_train_steps, self.config, self.dtype, self.placement, self.train_tokens)
+        return in_thread(feed.compile_train_steps, self.config, self.dtype, self.placement, self.data.train)
 
     def compiled(self, train_steps: Future[feed.TrainSteps]) -> feed.TrainSteps:
         """Waits for the compilation, or for a request to stop."""
@@ -205,11 +202,11 @@ class Loop:
         """Both losses on the fixed windows, and that of the whole validation split after the last step."""
         some = self.config.eval_windows
         losses = {
-            "eval_train_loss": self.loss(state, self.train_tokens, some),
-            "val_loss": self.loss(state, self.val_tokens, some),
+            "eval_train_loss": self.loss(state, self.data.train, some),
+            "val_loss": self.loss(state, self.data.val, some),
         }
         if at == self.config.max_steps:
-            losses["final_val_loss"] = self.loss(state, self.val_tokens, None)
+            losses["final_val_loss"] = self.loss(state, self.data.val, None)
         best = losses["val_loss"] < self.progress.best_val_loss
         if best:
             self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=at)
@@ -217,7 +214,7 @@ class Loop:
         self.report.evaluation(at, losses["eval_train_loss"], losses["val_loss"], best, sample)
         return losses
 
-    def loss(self, state: TrainState, tokens: np.ndarray, count: int | None) -> float:
+    def loss(self, state: TrainState, tokens: Tokens, count: int | None) -> float:
         windows = batches.fixed_windows(len(tokens), self.config.model.block_size, count)
         return self.evaluate(state.eval_params, tokens, *windows)
 
@@ -244,8 +241,9 @@ class Loop:
     # What a person is told
 
     def banner(self) -> None:
-        dtype, sizes = f"{self.dtype}, {self.dtype_reason}", (len(self.train_tokens), len(self.val_tokens))
-        facts = reports.facts(self.config, self.folder.path, self.placement, dtype, self.tokenizer.unit, sizes)
+        dtype, sizes = f"{self.dtype}, {self.dtype_reason}", (len(self.data.train), len(self.data.val))
+        unit, split = self.tokenizer.unit, self.data.split
+        facts = reports.facts(self.config, self.folder.path, self.placement, dtype, unit, sizes, split)
         self.report.banner(facts)
 
     def warn_if_long(self, at: int, step_seconds: float) -> None:

@@ -57,9 +57,9 @@ def placement(config: TrainConfig) -> Placement:
     return sharding.for_training(config.batch_size, config.model.block_size, n_params, config.micro_batches)
 
 
-def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
-    """The state before the first step."""
-    params = build.init_params(config.model, config.seed)
+def init_state(config: TrainConfig, dtype: jnp.dtype, params: Any = None) -> TrainState:
+    """The state before the first step; with `params`, from these weights."""
+    params = build.init_params(config.model, config.seed) if params is None else params
     opt_state = optimizer.build(config).init(params)
     ema_params = jax.tree.map(jnp.copy, params) if config.ema_decay else ()
     return TrainState(jnp.int32(0), params, ema_params, opt_state, precision.initial_scale(dtype), jnp.int32(0))
@@ -68,11 +68,6 @@ def init_state(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
 def abstract_state(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> TrainState:
     """The state's shapes, types and shardings."""
     return placement.abstract(jax.eval_shape(lambda: init_state(config, dtype)))
-
-
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Each target's loss in nats: (B, T, V) and (B, T) to (B, T)."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Update:
@@ -112,7 +107,7 @@ def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Pl
 
     def loss_fn(params, x, y, key, scale):
         model = nnx.merge(graphdef, precision.cast(params, dtype))
-        loss = cross_entropy(model(x, key), y).mean()
+        loss = model.loss(x, y, key)
         return loss * scale, loss
 
     gradients = jax.value_and_grad(loss_fn, has_aux=True)

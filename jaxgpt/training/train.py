@@ -3,17 +3,20 @@
 from os import PathLike
 from typing import Any
 
-import numpy as np
-
 from jaxgpt.config import TrainConfig, override, validate
-from jaxgpt.data import batches, corpus
-from jaxgpt.data.tokenizer import train_tokenizer
+from jaxgpt.data import corpus
+from jaxgpt.data import dataset as datasets
+from jaxgpt.data.dataset import Dataset, ForeignText
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import build
 from jaxgpt.runs import folder as folders
 from jaxgpt.runs.folder import RunFolder
-from jaxgpt.runs.report import count
+from jaxgpt.runs.pretrained import load_pretrained
+from jaxgpt.runs.progress import Progress
+from jaxgpt.runs.report import Report, count
 from jaxgpt.runs.run import Run
+from jaxgpt.training.finetune import starting_params
 from jaxgpt.training.loop import Loop, text_changed
 from jaxgpt.training.signals import StopRequest
 
@@ -24,15 +27,17 @@ def train(
     out: str | PathLike[str] | None = None,
     quiet: bool = False,
     stop: StopRequest | None = None,
+    source: Run | None = None,
 ) -> Run:
-    """Trains a model from scratch, in a new folder.
+    """Trains a model, in a new folder: from scratch, or from the weights that `config.init_from` names.
 
     Args:
-        config: the recipe, as from `jaxgpt.preset`.
+        config: the recipe, as from `jaxgpt.preset` or `jaxgpt.finetune`.
         out: the folder to make; None makes `runs/PRESET`, or the next free name after it.
         quiet: print nothing.
         stop: who may ask the run to stop; None takes this process's signals (Ctrl-C, SIGTERM ...) for as long as it
             trains.
+        source: what `config.init_from` names, if it is loaded already.
 
     Raises:
         UserError: for a config that cannot be run, data that cannot be read, a folder that is taken.
@@ -43,20 +48,16 @@ def train(
     config = validate(config)
     build.architecture(config.model)
     folder = folders.new(out, config.preset)  # whatever is wrong with it is told before the text is fetched
-    data = corpus.absolute(config.data)
-    text = corpus.load(data)
-    tokenizer = train_tokenizer(config.tokenizer, text)
-    tokens = tokenizer.encode(text)
-    if config.model.vocab_size not in (0, tokenizer.vocab_size):
-        raise UserError(
-            f"`vocab_size` is {config.model.vocab_size}, but the text has {tokenizer.vocab_size} different "
-            f"{tokenizer.unit}s: leave it out"
-        )
-    config = override(config, data=data, vocab_size=tokenizer.vocab_size)
-    _check_length(tokens, config.model.block_size, tokenizer.unit)
-    folder.create(config, tokenizer)
+    config = override(config, data=corpus.absolute(config.data))
+    if config.init_from and source is None:
+        source = load_pretrained(config.init_from)
+    params = starting_params(config, source) if source else None
+    data = _load(config, source.tokenizer if source else None, quiet)
+    config = override(config, tokenizer=data.tokenizer.kind, vocab_size=data.tokenizer.vocab_size)
+    _check_length(data, config.model.block_size)
+    folder.create(config, data.tokenizer)
     with folder.lock():
-        return Loop(folder, config, tokenizer, tokens, quiet, stop).from_scratch(corpus.remark(data, text))
+        return Loop(folder, config, data, quiet, stop).from_scratch(params)
 
 
 def resume(
@@ -87,21 +88,26 @@ def resume(
     config = validate(override(config, **changes))
     if config.data == "-" and data is None:
         raise UserError(f"the text of {folder} came from standard input: pass it again, as `data`")
-    text = corpus.load(config.data)
     try:
-        tokens = tokenizer.encode(text)
-    except UserError as error:  # something that the run has never seen
+        loaded = _load(config, tokenizer, quiet)
+    except ForeignText as error:  # something that the run has never seen
         raise UserError(text_changed(config, folder)) from error
-    _check_length(tokens, config.model.block_size, tokenizer.unit)
+    _check_length(loaded, config.model.block_size)
     with folder.lock():
-        return Loop(folder, config, tokenizer, tokens, quiet, stop).from_checkpoint()
+        return Loop(folder, config, loaded, quiet, stop).from_checkpoint()
 
 
-def _check_length(tokens: np.ndarray, block_size: int, unit: str) -> None:
-    """The validation split, the smaller one, must hold a window and the target of its last token."""
-    shortest = min(map(len, batches.split(tokens)))
+def _load(config: TrainConfig, tokenizer: Tokenizer | None, quiet: bool) -> Dataset:
+    with Report(quiet) as report:
+        return datasets.load(config, tokenizer, Progress(report, "encoding the text", "M characters"))
+
+
+def _check_length(data: Dataset, block_size: int) -> None:
+    """Each split must hold a window and the target of its last token."""
+    shortest, use = min((len(data.val), "for validation"), (len(data.train), "to train on"))
     if shortest <= block_size:
+        n = count(len(data.train) + len(data.val), data.tokenizer.unit)
         raise UserError(
-            f"the text is too short: of its {count(len(tokens), unit)} {shortest:,} are for validation, and a "
-            f"window of `block_size` {block_size} needs {block_size + 1:,}; take more text or a smaller `block_size`"
+            f"the text is too short: of its {n} {shortest:,} are {use}, and a window of `block_size` {block_size} "
+            f"needs {block_size + 1:,}; take more text or a smaller `block_size`"
         )
