@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxgpt.model.gpt import GPT as GPT
     from jaxgpt.presets import PRESETS as PRESETS
     from jaxgpt.presets import preset as preset
+    from jaxgpt.runs.completion import Completion as Completion
     from jaxgpt.runs.pretrained import from_huggingface as from_huggingface
     from jaxgpt.runs.run import Run as Run
     from jaxgpt.runs.run import load as load
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "GPT": "model.gpt",
     "PRESETS": "presets",
+    "Completion": "runs.completion",
     "Diverged": "training.loop",
     "Interrupted": "training.signals",
     "ModelConfig": "config",

@@ -34,7 +34,7 @@ class ModelConfig(Plain):
     architecture: str = "gpt"
     """`gpt`, or a rung of the ladder, `bigram` to `layernorm`, where only the sizes below apply."""
     vocab_size: CountOrZero = 0
-    """Number of different tokens; 0 means as many as the run's tokenizer has. For `tokenizer` bpe, how many to learn."""
+    """Number of different tokens: of those to learn, for `tokenizer` bpe; otherwise 0, as many as the tokenizer has."""
     block_size: Count = 64
     """Longest context, in tokens (T)."""
     n_layer: Annotated[int, Bounds(least=1, greatest=1000)] = 4

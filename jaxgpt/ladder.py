@@ -22,6 +22,7 @@ from jaxgpt.config import TrainConfig, override, validate
 from jaxgpt.data import batches, corpus
 from jaxgpt.device import backend
 from jaxgpt.errors import UserError
+from jaxgpt.evaluation import make_evaluate
 from jaxgpt.files import shown, write_atomically
 from jaxgpt.model import build
 from jaxgpt.model.ladder import RUNGS
@@ -31,7 +32,6 @@ from jaxgpt.runs.folder import free_path
 from jaxgpt.runs.report import Report
 from jaxgpt.runs.run import Run
 from jaxgpt.training import step
-from jaxgpt.evaluation import make_evaluate
 from jaxgpt.training.train import train
 
 PUBLISHED = {  # train and validation loss that the ladder's blog post gives for each rung

@@ -55,7 +55,7 @@ FLAGS = {
     ]
 }
 STATE, ALL = "progress.json", "tokens.part"  # while it works: how far it is, and all tokens so far
-SAVE_EVERY = 32  # batches
+SAVE_EVERY = 8  # batches
 
 
 class State(NamedTuple):
@@ -126,9 +126,9 @@ def prepare(
             manifest = token_files.read_manifest(folder)
             report.note(f"{shown(folder)} is prepared already")
             return manifest or {}
-        used = _tokenizer(folder, job, data)
+        used = _tokenizer(folder, job, data, report)
         if state.batches:
-            report.note(f"going on after {count(state.tokens, used.unit)}\n")
+            report.note(f"going on after {count(state.tokens, used.unit)}")
         counts = Counts()
         pieces = counts.watched(corpus.pieces(data, text_field, counts.read))
         if not state.characters:
@@ -213,10 +213,11 @@ def _save(folder: Path, state: State) -> None:
     write_atomically(folder / STATE, json.dumps(state._asdict()).encode())
 
 
-def _tokenizer(folder: Path, job: dict[str, Any], data: Data) -> Tokenizer:
+def _tokenizer(folder: Path, job: dict[str, Any], data: Data, report: Report) -> Tokenizer:
     path = folder / TOKENIZER
     if path.exists():
         return load_tokenizer(path)
+    report.note(f"making the tokenizer, {job['tokenizer']}")
     texts = encoding.joined(corpus.pieces(data, job["text_field"]))
     tokenizer = train_tokenizer(job["tokenizer"], texts, job["vocab_size"])
     tokenizer.save(path)

@@ -17,6 +17,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model import build
 from jaxgpt.model.build import ARCHITECTURES
 from jaxgpt.model.protocol import check_tokens
+from jaxgpt.sampler import Sampler
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -131,5 +132,5 @@ def test_a_new_architecture_is_a_class_and_a_line(monkeypatch):
     text = [3, 1, 4]
     for _ in range(12):
         text.append(int(logits_of(model, np.array([text], np.int32))[0, -1].argmax()))
-    written = sampling.generate(model, np.array(text[:3]), 12, sampler=sampling.Sampler(temperature=0), samples=2)
+    written = sampling.generate(model, np.array(text[:3]), 12, sampler=Sampler(temperature=0), samples=2)
     assert written.tolist() == [text[3:]] * 2

@@ -12,8 +12,8 @@ from toy import CONFIG, F16, F32
 
 from jaxgpt.config import override
 from jaxgpt.data import batches
-from jaxgpt.model import build
 from jaxgpt.evaluation import Evaluate, make_evaluate
+from jaxgpt.model import build
 
 T = CONFIG.model.block_size
 CONFIG = override(CONFIG, eval_windows=10, dropout=0.5, embd_dropout=0.5)  # three rows of four windows to a call

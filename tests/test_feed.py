@@ -7,6 +7,7 @@ import toy
 from toy import CONFIG, F32, TABLE, assert_near, assert_same, differ
 
 from jaxgpt.config import TrainConfig, override
+from jaxgpt.data.token_files import TokenFile
 from jaxgpt.training import feed
 
 FEEDERS = [feed.from_device, feed.from_host]
@@ -45,7 +46,7 @@ def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, updat
     tokens = toy.TEXT.astype(dtype)
     tokens.tofile(tmp_path / "text.bin")
     device = told(feed.from_device, CONFIG, tokens, STEPS, n_devices)
-    host = told(feed.from_host, CONFIG, np.memmap(tmp_path / "text.bin", dtype, "r"), STEPS, n_devices)
+    host = told(feed.from_host, CONFIG, TokenFile(tmp_path / "text.bin", dtype), STEPS, n_devices)
     assert_same(device, host)
     assert {leaf.dtype for leaf in host[0][:2]} == {np.dtype("int32")}
 
@@ -64,6 +65,19 @@ def test_targets_are_the_text_one_token_after_the_inputs(feeder, updates_that_te
     assert inputs.shape == (4, 8)
     assert_same(inputs, inputs[:, :1] + np.arange(8))
     assert_same(targets, inputs + 1)
+
+
+def test_without_replacement_every_window_is_trained_on_once_a_pass(updates_that_tell):
+    tokens = np.arange(129, dtype=np.uint16)  # 15 windows of 8 a pass, wherever it begins
+    found = []
+    train_steps = feed.compile_train_steps(override(CONFIG, replacement=False), F32, toy.placement(), tokens)
+    state = toy.init_state()
+    for i in range(15):
+        state, (inputs, targets, _) = train_steps(state, i, 1)
+        assert_same(targets, inputs + 1)
+        found.append(np.asarray(inputs)[:, 0])
+    passes = np.concatenate(found).reshape(4, 15)
+    assert_same(np.diff(np.sort(passes)), np.full((4, 14), 8))
 
 
 class EndlessText:
@@ -100,12 +114,13 @@ def test_the_text_goes_to_the_device_only_if_it_fits(monkeypatch):
     monkeypatch.setattr(feed, "from_device", lambda *_: "device")
     monkeypatch.setattr(feed, "from_host", lambda *_: "host")
 
-    def choice(tokens):
-        return feed.compile_train_steps(CONFIG, F32, toy.placement(), tokens)
+    def choice(tokens, n_devices=1):
+        return feed.compile_train_steps(CONFIG, F32, toy.placement(n_devices), tokens)
 
     assert choice(toy.TEXT) == "device"
     monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 1000)
     assert (choice(toy.TEXT), choice(toy.TEXT.astype(np.int32))) == ("device", "host")  # 1,000 and 2,000 bytes
+    assert choice(toy.TEXT, n_devices=2) == "host"  # the cores of a CPU share its memory
     monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 2**60)
     assert choice(EndlessText()) == "host"  # no device's index names its last tokens
 

@@ -10,8 +10,8 @@ from models import TOKENS, by_path, changed, logits_of, noise, noisy
 
 from jaxgpt.model import build
 from jaxgpt.model.ladder import RUNGS
-from jaxgpt.presets import preset
 from jaxgpt.model.loss import cross_entropy
+from jaxgpt.presets import preset
 
 
 @pytest.mark.parametrize("name", RUNGS)

@@ -21,7 +21,6 @@ from jaxgpt.data import batches
 from jaxgpt.model import build
 from jaxgpt.training import feed, loop, pacer, step
 
-
 LOSS = "softmax_cross_entropy_with_integer_labels"
 
 

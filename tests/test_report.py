@@ -163,7 +163,9 @@ def test_a_long_sample_is_cut_to_a_few_lines(capsys):
 def facts(name: str, tmp_path, devices: int = 1, micro_batches: int = 1, **changes) -> dict[str, str]:
     config = preset(name, vocab_size=65, data=tmp_path / "text.txt", **changes)
     placement = sharding.place(jax.devices()[:devices], micro_batches)
-    return report.facts(config, tmp_path / "run", placement, "float32, as asked", "character", (900, 100))
+    return report.facts(
+        config, tmp_path / "run", placement, "float32, as asked", "character", (900, 100), "the last 10 %"
+    )
 
 
 def test_a_model_is_described_by_the_sizes_that_it_has(tmp_path):
@@ -180,7 +182,7 @@ def test_a_model_is_described_by_the_sizes_that_it_has(tmp_path):
 def test_data_and_run_are_named_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = facts("cpu", tmp_path, max_steps=1)
-    assert told["data"] == "text.txt: 900 characters to train on, 100 to validate, 65 different ones"
+    assert told["data"] == "text.txt: 900 characters to train on, 100 to validate (the last 10 %), 65 different ones"
     assert told["run"] == "run, 1 step"
 
 

@@ -57,6 +57,17 @@ def test_writing_stops_before_any_of_several_texts(here, capsys, whole):
     assert (row["text"], row["finish_reason"]) == (text[6 : text.index(stop, 6)], "stop")
 
 
+def test_several_files_are_several_prompts_each_as_if_it_were_alone(here, capsys):
+    (here / "one.txt").write_text("ROMEO:", "utf-8")
+    (here / "two.txt").write_text("the night is", "utf-8")
+    alone = [printed(capsys, "--prompt-file", name) for name in ("one.txt", "two.txt")]
+    headings = [f"{'─' * 24} {i}\n" for i in (1, 2)]
+    both = printed(capsys, "--prompt-file", "one.txt", "two.txt")
+    assert both == headings[0] + alone[0] + headings[1] + alone[1]
+    rows = [json.loads(line) for line in printed(capsys, "--prompt-file", "one.txt", "two.txt", "--json").splitlines()]
+    assert [row["prompt"] + row["text"] + "\n" for row in rows] == alone
+
+
 def test_a_prompt_in_a_file_is_one_prompt_whatever_its_lines(here, capsys):
     (here / "prompt.txt").write_text("ROMEO:\nmy lord\n\nJULIET:\n")
     rows = [json.loads(line) for line in printed(capsys, "--prompt-file", "prompt.txt", "--json").splitlines()]

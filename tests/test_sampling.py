@@ -13,7 +13,7 @@ from jaxgpt import sampling
 from jaxgpt.config import ModelConfig
 from jaxgpt.device import sharding
 from jaxgpt.errors import UserError
-from jaxgpt.sampling import Sampler
+from jaxgpt.sampler import Sampler
 
 V = 11
 PROMPT = np.array([3, 1, 4])

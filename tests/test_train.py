@@ -19,6 +19,7 @@ from jaxgpt import Interrupted, UserError, override
 from jaxgpt.data import batches
 from jaxgpt.data.dataset import Dataset
 from jaxgpt.data.tokenizer import CharTokenizer
+from jaxgpt.prepare import prepare
 from jaxgpt.runs.folder import RunFolder
 from jaxgpt.training import feed, train
 
@@ -103,6 +104,40 @@ def test_a_text_on_the_host_trains_the_same_model(whole, config, tmp_path, stop_
     assert [row["train_loss"] for row in resumed.metrics[1:]] == pytest.approx(
         [row["train_loss"] for row in whole.metrics[1:]], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("device_bytes", [0, 2**30])
+def test_token_files_train_the_same_model_as_their_text_and_go_on_with_it(
+    device_bytes, whole, config, tmp_path, stop_after, monkeypatch
+):
+    prepare(config.data, tmp_path / "tokens", "char", quiet=True)
+    monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", device_bytes)
+    with pytest.raises(Interrupted):
+        jaxgpt.train(override(config, data=tmp_path / "tokens"), out=tmp_path / "run", quiet=True, stop=stop_after(6))
+    resumed = jaxgpt.resume(tmp_path / "run", quiet=True)
+    for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert resumed.tokenizer == whole.tokenizer
+    assert jaxgpt.resume(tmp_path / "run", data=config.data, max_steps=9, quiet=True).step == 9
+
+
+def test_token_files_bring_their_tokenizer(config, text, tmp_path, capsys):
+    prepare(config.data, tmp_path / "tokens", "bpe", 300, val_share=0.2, quiet=True)
+    run = jaxgpt.train(override(config, data=tmp_path / "tokens", max_steps=1), out=tmp_path / "run")
+    assert (run.config.tokenizer, run.config.model.vocab_size) == ("bpe", 300)
+    assert "to validate (the last 20 %), 300 different ones" in capsys.readouterr().out
+    prepare(config.data, tmp_path / "other", "bpe", 290, quiet=True)
+    with pytest.raises(UserError, match=r"other is no longer the text that"):
+        jaxgpt.resume(tmp_path / "run", data=tmp_path / "other", max_steps=2, quiet=True)
+
+
+def test_a_run_without_replacement_is_another_one_and_goes_on_bit_for_bit(whole, config, tmp_path, stop_after):
+    shuffled = override(config, replacement=False)
+    straight = jaxgpt.train(shuffled, out=tmp_path / "straight", quiet=True)
+    assert not any(np.array_equal(a, b) for a, b in zip(leaves(straight), leaves(whole), strict=True))
+    with pytest.raises(Interrupted):
+        jaxgpt.train(shuffled, out=tmp_path / "run", quiet=True, stop=stop_after(3))
+    assert_same_weights(jaxgpt.resume(tmp_path / "run", quiet=True), straight)
 
 
 def test_a_request_to_stop_before_the_first_update_leaves_nothing_to_resume(config, tmp_path):

@@ -18,7 +18,8 @@ SWITCH = bool | Path  # a path, or True where none follows
 
 Groups = dict[str, list[Flag]]  # under the headings that --help shows
 HELP = Flag("help", bool, None, "Show this page.")
-METAVARS = {int: " N", float: " X", str: " TEXT", Path: " PATH", Texts: " PATH ...", SWITCH: " [PATH]"}
+METAVARS = {int: " N", float: " X", str: " TEXT", Path: " PATH", Texts: " TEXT ...", SWITCH: " [PATH]"}
+METAVARS |= {"data": " PATH ...", "prompt_file": " PATH ...", "init_from": " PATH"}  # by name
 ALIASES = {"init_from": "from"}  # what a flag is called where its field's name, a word of Python's, can't be
 HELP_COLUMN = 28
 NARROW = 70  # columns of a terminal in which descriptions stand below their flags
@@ -130,7 +131,7 @@ def page(about: str, groups: Groups, defaults: dict[str, Any] | None = None) -> 
         lines.append(f"{heading}:")
         for flag in flags:
             default = (defaults or {}).get(flag.name, flag.default)
-            shown = "" if default is None else f" [{str(default).lower() if flag.type is bool else default}]"
+            shown = "" if default in (None, "") else f" [{str(default).lower() if flag.type is bool else default}]"
             lines += _entry(_synopsis(flag), flag.help + shown, width)
         lines.append("")
     return spoken("\n".join(lines), [flag for flags in groups.values() for flag in flags])
@@ -141,7 +142,9 @@ def _synopsis(flag: Flag) -> str:
         return "-h, --help"
     if flag.type is bool:
         return f"--[no-]{_typed(flag.name)[2:]}"
-    return _typed(flag.name) + (f" {'|'.join(flag.type)}" if isinstance(flag.type, tuple) else METAVARS[flag.type])
+    if isinstance(flag.type, tuple):
+        return f"{_typed(flag.name)} {'|'.join(flag.type)}"
+    return _typed(flag.name) + METAVARS.get(flag.name, METAVARS[flag.type])
 
 
 def _entry(synopsis: str, text: str, width: int) -> list[str]:

@@ -32,7 +32,12 @@ RUN_FLAGS = [
     ),
     Flag("checkpoint", ("newest", "best"), "newest", "The newest one, or the best by its validation loss."),
     Flag("prompt", str, None, "Text to continue, or - for what comes through standard input; by default a line break."),
-    Flag("prompt_file", Path, None, "File with the text to continue, as it is: the line break at its end, too."),
+    Flag(
+        "prompt_file",
+        Texts,
+        None,
+        "File with the text to continue, as it is: the line break at its end, too. Several files are several prompts.",
+    ),
     Flag("weights", WEIGHTS, "float32", "Type of the model's matrices: the two shorter ones are faster on a GPU."),
     flags.HELP,
 ]
@@ -59,24 +64,25 @@ def _sample(given: dict[str, Any]) -> None:
     if given.pop("help", False):
         print(flags.page(ABOUT.format(program=program("sample")), GROUPS))
         return
-    prompt = _prompt(given.pop("prompt", None), given.pop("prompt_file", None))
+    prompts = _prompts(given.pop("prompt", None), given.pop("prompt_file", ()))
     path, which = given.pop("run", None), given.pop("checkpoint", "newest")
     weights = given.pop("weights", "float32")
     as_json = given.pop("json", False)
     how = {flag.name: flag.default for flag in SAMPLING_FLAGS if flag.default is not None} | given
     trained = _load(path, which).cast(weights)
     if as_json:
-        for completion in trained.completions(prompt, **how):
+        for completion in trained.completions(prompts, **how):
             print(_line(completion))
-    elif how["samples"] == 1:
-        pieces = trained.stream(prompt, **how)
-        print(prompt or "", end="")
+    elif len(prompts) == how["samples"] == 1:
+        pieces = trained.stream(prompts[0], **how)
+        print(prompts[0] or "", end="")
         for (text,) in pieces:
             print(text, end="", flush=True)
         print()
     else:
-        for i, text in enumerate(trained.samples(prompt, **how)):
-            print(f"{'─' * 24} {i + 1}\n{text}")
+        for i, one in enumerate(trained.completions(prompts, **how)):
+            prompt = prompts[i // how["samples"]] or ""
+            print(f"{'─' * 24} {i + 1}\n{prompt}{one.text}")
 
 
 def _load(path: Path | None, which: str) -> "Run":
@@ -102,28 +108,31 @@ def _line(completion: "Completion") -> str:
     return json.dumps(completion._asdict() | numbers)
 
 
-def _prompt(text: str | None, file: Path | None) -> str | None:
-    """The text to continue, from wherever it comes; None for none.
+def _prompts(text: str | None, files: str | tuple[str, ...]) -> list[str | None]:
+    """The texts to continue, from wherever they come; one that is None stands for none.
 
     Raises:
-        UserError: for two prompts, a file that cannot be read, and what is not UTF-8.
+        UserError: for prompts of two kinds, a file that cannot be read, and what is not UTF-8.
     """
-    if text is not None and file is not None:
+    files = (files,) if isinstance(files, str) else files
+    if text is not None and files:
         raise UserError("`prompt` and `prompt_file` are two prompts: leave out one")
-    if file is not None:
-        try:
-            content = file.expanduser().read_bytes()
-        except (OSError, RuntimeError) as problem:  # RuntimeError: of a home that nobody has
-            raise UserError(
-                f"{shown(file)} cannot be read ({reason(problem)}): choose another `prompt_file`"
-            ) from problem
-    elif text == "-":
-        content = sys.stdin.buffer.read()
-    elif text is not None:
-        # A surrogate stands for a byte that Python could not read, in a terminal of another encoding.
-        content = text.encode("utf-8", "surrogateescape")
-    else:
-        return None
+    if files:
+        return [_decoded(_content(Path(file))) for file in files]
+    if text == "-":
+        return [_decoded(sys.stdin.buffer.read())]
+    # A surrogate stands for a byte that Python could not read, in a terminal of another encoding.
+    return [None if text is None else _decoded(text.encode("utf-8", "surrogateescape"))]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.expanduser().read_bytes()
+    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: of a home that nobody has
+        raise UserError(f"{shown(file)} cannot be read ({reason(problem)}): choose another `prompt_file`") from problem
+
+
+def _decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as texts are read to train on
     except UnicodeDecodeError as problem:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from jaxgpt.runs.folder import RunFolder
     from jaxgpt.runs.run import Run
 
-ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --resume [PATH]
+ABOUT = """usage: {program} [--preset NAME] [--n-layer N ...]  or  {program} --from gpt2 --data my.txt  or  {program}
+--resume [PATH]
 
 Train a GPT, and leave it in a folder below runs/. Ctrl-C stops it and saves; `resume` goes on.
 
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _groups() -> flags.Groups:
     """Every field of a config is a flag, and the run has two more."""
     model, fields = configs.MODEL_FIELDS, configs.fields()
-    run = [fields["preset"], fields["data"]]
+    run = [fields[name] for name in ("preset", "init_from", "data", "text_field", "tokenizer")]
     return {
         "run": run + RUN_FLAGS,
         "model": [field for field in fields.values() if field.name in model],

@@ -6,7 +6,6 @@ encoded on all cores at once.
 
 import codecs
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from jaxgpt.data import gpt2_vocabulary, tokenizer_json
 from jaxgpt.data.tokenizer_json import BYTES, GPT2_PATTERN, ByteLevel, Merge, read
 from jaxgpt.data.vocabulary import check_size, checked, not_utf8, several, token_type
+from jaxgpt.device.backend import cores
 from jaxgpt.errors import UserError
 from jaxgpt.files import reason, write_atomically
 
@@ -66,15 +66,26 @@ class BytesTokenizer:
 
     kind: ClassVar[str] = "bytes"
     unit: ClassVar[str] = "byte"
-    vocab_size: ClassVar[int] = 256
-    start: ClassVar[str] = "\n"
-    end_of_text: ClassVar[None] = None
 
     @classmethod
     def train(cls, texts: str | Iterable[str], vocab_size: int = 0) -> Self:
         """The tokenizer, which is the same for all texts. Raises `UserError` for another `vocab_size` than 256."""
         check_size(vocab_size, 256, "there are 256 bytes")
         return cls()
+
+    @property
+    def vocab_size(self) -> int:
+        """256."""
+        return 256
+
+    @property
+    def start(self) -> str:
+        """A line break."""
+        return "\n"
+
+    @property
+    def end_of_text(self) -> None:
+        """None: every byte may be in a text."""
 
     def encode(self, text: str) -> np.ndarray:
         """`text` -> tokens (T,), uint16. Raises `UserError` for a text that is not UTF-8."""
@@ -116,7 +127,6 @@ class BPETokenizer:
 
     kind: ClassVar[str] = "bpe"
     unit: ClassVar[str] = "token"
-    start: ClassVar[str] = "\n"
 
     vocab: tuple[bytes, ...]
     """What each token stands for."""
@@ -170,6 +180,11 @@ class BPETokenizer:
         return len(self.vocab)
 
     @property
+    def start(self) -> str:
+        """A line break."""
+        return "\n"
+
+    @property
     def end_of_text(self) -> int | None:
         """The token between documents, <|endoftext|>; other people's vocabularies may have none."""
         special = {self.vocab[token].decode(): token for token in self.special}
@@ -183,7 +198,7 @@ class BPETokenizer:
         parts = [*pairwise((0, *self._cuts(text), len(text)))]
         if len(parts) == 1:
             return self._encode(text)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             return np.concatenate([*pool.map(lambda part: self._encode(text[slice(*part)]), parts)])
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -285,7 +300,7 @@ class GPT2Tokenizer(BPETokenizer):
         if not merges or not gpt2_vocabulary.is_it(merges):
             return None
         tokenizer = super().from_json(content)
-        return tokenizer if tokenizer == cls.from_merges(tokenizer.merges) else None
+        return tokenizer if tokenizer and tokenizer == cls.from_merges(tokenizer.merges) else None
 
 
 _BYTE_VALUES = tuple(bytes([byte]) for byte in range(256))

@@ -99,32 +99,7 @@ def read_byte_level(content: dict[str, Any]) -> ByteLevel | None:
     for name, value in {"normalizer": content.get("normalizer"), **wanted}.items():
         if value:
             raise UserError(f"its {name} is {reprlib.repr(value)}, which is not supported: it must be null")
-    return vocabulary(model.get("vocab"), merges, _special(content), _pattern(content.get("pre_tokenizer")))
-
-
-def vocabulary(ids: Any, merges: list[Any], special: dict[str, int], pattern: str = GPT2_PATTERN) -> ByteLevel:
-    """A byte-level BPE from its parts.
-
-    Args:
-        ids: {token: id}, as in vocab.json.
-        merges: the lines of merges.txt, "left right", or pairs.
-        special: {special token: id}, where they are not among `ids` already.
-        pattern: of a pre-token.
-
-    Raises:
-        UserError: if the parts do not fit together.
-    """
-    ids = _object(ids) | special
-    if not all(type(i) is int for i in ids.values()):
-        raise UserError("its vocabulary is no object of tokens and their numbers")
-    if sorted(ids.values()) != [*range(len(ids))]:
-        raise UserError(f"its {len(ids)} tokens are not numbered from 0 on, each with a number of its own")
-    if missing := set(CHARACTERS.values()) - (ids.keys() - special.keys()):
-        raise UserError(f"its vocabulary lacks a byte, {reprlib.repr(min(missing))}")
-    tokens = {name: name.encode() if name in special else read(name) for name in sorted(ids, key=ids.__getitem__)}
-    pairs = tuple(_pair(merge, tokens) for merge in merges)
-    _check_merges(pairs, {token for name, token in tokens.items() if name not in special})
-    return ByteLevel(tuple(tokens.values()), pairs, tuple(sorted(special.values())), pattern)
+    return _vocabulary(model.get("vocab"), merges, _special(content), _pattern(content.get("pre_tokenizer")))
 
 
 def merges_of(text: str) -> list[str]:
@@ -163,9 +138,24 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _vocabulary(ids: Any, merges: list[Any], special: dict[str, int], pattern: str) -> ByteLevel:
+    """The parts as one: `ids` of all tokens but the `special` ones, which may be there, too."""
+    ids = _object(ids) | special
+    if not all(type(i) is int for i in ids.values()):
+        raise UserError("its vocabulary is no object of tokens and their numbers")
+    if sorted(ids.values()) != [*range(len(ids))]:
+        raise UserError(f"its {len(ids)} tokens are not numbered from 0 on, each with a number of its own")
+    if missing := set(CHARACTERS.values()) - (ids.keys() - special.keys()):
+        raise UserError(f"its vocabulary lacks a byte, {reprlib.repr(min(missing))}")
+    tokens = {name: name.encode() if name in special else read(name) for name in sorted(ids, key=ids.__getitem__)}
+    pairs = tuple(_pair(merge, tokens) for merge in merges)
+    _check_merges(pairs, {token for name, token in tokens.items() if name not in special})
+    return ByteLevel(tuple(tokens.values()), pairs, tuple(sorted(special.values())), pattern)
+
+
 def _special(content: dict[str, Any]) -> dict[str, int]:
-    special = {}
-    for added in content.get("added_tokens") or []:
+    special, tokens = {}, content.get("added_tokens") or []
+    for added in tokens if isinstance(tokens, list) else [tokens]:
         match added:
             case {"id": int(token), "content": str(name), "special": True} if name.isprintable():
                 special[name] = token

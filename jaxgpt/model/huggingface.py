@@ -74,7 +74,7 @@ def read(folder: str | Path) -> tuple[ModelConfig, Any]:
     tensors = _tensors(folder, config)
     if not config.bias or not config.qkv_bias:
         config = _with_biases_that_are_there(config, tensors)
-    params: dict[str, Any] = {}
+    params: dict[Any, Any] = {}
     for name in _layout(config):
         *parents, last = _path(name)
         at = params
@@ -242,7 +242,7 @@ def _float32(opened: Any, name: str) -> np.ndarray:
     kind = opened.get_slice(name).get_dtype()
     if kind not in FLOATS:
         raise UserError(f"is of type {kind}: weights are {', '.join(FLOATS)}")
-    return opened.get_tensor(name).astype(np.float32)
+    return opened.get_tensor(name).astype(np.float32, copy=False)
 
 
 def _with_biases_that_are_there(config: ModelConfig, tensors: Tensors) -> ModelConfig:

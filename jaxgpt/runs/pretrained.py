@@ -135,11 +135,17 @@ class MissingTokenizer:
 
     kind: ClassVar[str] = "missing"
     unit: ClassVar[str] = "token"
-    start: ClassVar[str] = "\n"
-    end_of_text: ClassVar[int | None] = None
 
     vocab_size: int
     why: str
+
+    @property
+    def start(self) -> str:
+        raise UserError(self.why)
+
+    @property
+    def end_of_text(self) -> None:
+        return None
 
     @classmethod
     def train(cls, texts: Any, vocab_size: int = 0) -> Self:
@@ -156,6 +162,9 @@ class MissingTokenizer:
         raise UserError(self.why)
 
     def decoder(self) -> Decoder:
+        raise UserError(self.why)
+
+    def boundary(self, text: str) -> int:
         raise UserError(self.why)
 
     def save(self, path: str | Path) -> None:

@@ -28,6 +28,7 @@ from jaxgpt.model.protocol import LanguageModel
 from jaxgpt.runs.checkpoints import Checkpoints
 from jaxgpt.runs.completion import Completion, Writing
 from jaxgpt.runs.folder import RunFolder, newest
+from jaxgpt.sampler import Sampler
 from jaxgpt.sampling import Drawn
 
 FORMAT = 2  # of the checkpoints that are written; training/items.py has the older ones
@@ -75,7 +76,7 @@ class Run:
             seed: the same seed gives the same text.
             samples: continuations to draw side by side; sample i does not depend on their number.
             stop: one or several texts to stop before.
-            sampler: `temperature`, `top_k`, `top_p`, `min_p`: see `sampling.Sampler`. None switches one off.
+            sampler: `temperature`, `top_k`, `top_p`, `min_p`: see `sampler.Sampler`. None switches one off.
 
         Raises:
             UserError: for a prompt that is empty or that the tokenizer cannot encode, or an impossible number.
@@ -84,7 +85,7 @@ class Run:
 
     def completions(
         self,
-        prompts: str | Sequence[str] | None = None,
+        prompts: str | Sequence[str | None] | None = None,
         tokens: int = 500,
         *,
         seed: int = 0,
@@ -236,11 +237,11 @@ def _pieces(writings: list[Writing], drawn: Iterator[Drawn]) -> Iterator[list[st
         yield rest
 
 
-def _sampler(fields: dict[str, Any]) -> sampling.Sampler:
-    if unknown := [name for name in fields if name not in sampling.Sampler._fields]:
-        names = ("prompt", "tokens", "seed", "samples", "stop", *sampling.Sampler._fields)
+def _sampler(fields: dict[str, Any]) -> Sampler:
+    if unknown := [name for name in fields if name not in Sampler._fields]:
+        names = ("prompt", "tokens", "seed", "samples", "stop", *Sampler._fields)
         raise UserError("; ".join(f"sampling has no {suggest(name, names)}" for name in unknown))
-    return sampling.Sampler(**{name: value for name, value in fields.items() if value is not None}).check()
+    return Sampler(**{name: value for name, value in fields.items() if value is not None}).check()
 
 
 def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:

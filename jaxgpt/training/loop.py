@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt import config as configs
-from jaxgpt import sampling
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches, corpus
 from jaxgpt.data.dataset import Dataset, Tokens
@@ -143,7 +142,7 @@ class Loop:
         checkpoints.verify(items.of_state(state))
         p, last = self.progress, self.rows[-1]["final_val_loss"]
         self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, last))
-        return Run(self.folder.path, self.config, self.tokenizer, self.model(state), self.config.max_steps)
+        return self.trained(state, self.config.max_steps)
 
     def train(self, state: TrainState, at: int, train_steps: feed.TrainSteps, checkpoints: Checkpoints) -> TrainState:
         last = self.config.max_steps
@@ -210,7 +209,7 @@ class Loop:
         best = losses["val_loss"] < self.progress.best_val_loss
         if best:
             self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=at)
-        sample = self.sample(state) if at > 0 else ""  # before the first update it is noise
+        sample = self.sample(state, at) if at > 0 else ""  # before the first update it is noise
         self.report.evaluation(at, losses["eval_train_loss"], losses["val_loss"], best, sample)
         return losses
 
@@ -218,16 +217,15 @@ class Loop:
         windows = batches.fixed_windows(len(tokens), self.config.model.block_size, count)
         return self.evaluate(state.eval_params, tokens, *windows)
 
-    def sample(self, state: TrainState) -> str:
-        if self.config.sample_tokens == 0:
-            return ""
-        prompt = self.tokenizer.encode(self.tokenizer.start)
-        return self.tokenizer.decode(sampling.generate(self.model(state), prompt, self.config.sample_tokens)[0])
+    def sample(self, state: TrainState, at: int) -> str:
+        tokens = self.config.sample_tokens
+        return self.trained(state, at).generate(tokens=tokens) if tokens else ""
 
-    def model(self, state: TrainState) -> Any:
-        """The model with the state's weights, on one device."""
+    def trained(self, state: TrainState, at: int) -> Run:
+        """The run as it is after step `at`, with its model on one device."""
         one = sharding.place([self.placement.mesh.devices.flat[0]])
-        return build.merge(self.config.model, jax.device_put(state.eval_params, one.state))
+        model = build.merge(self.config.model, jax.device_put(state.eval_params, one.state))
+        return Run(self.folder.path, self.config, self.tokenizer, model, at)
 
     def save(self, checkpoints: Checkpoints, state: TrainState, at: int, val_loss: float) -> None:
         self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
