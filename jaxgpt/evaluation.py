@@ -16,13 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data import batches
+from jaxgpt.data.token_files import Tokens
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.device import precision, sharding
 from jaxgpt.device.sharding import AXIS, Placement
 from jaxgpt.model import build
 
 TOKENS_AT_ONCE = 8192  # that `token_losses` reads
-Evaluate = Callable[[Any, np.ndarray, np.ndarray, np.ndarray], float]
+Evaluate = Callable[[Any, Tokens, np.ndarray, np.ndarray], float]
 
 
 def make_evaluate(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Evaluate:
@@ -35,7 +36,7 @@ def make_evaluate(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -
     rows = -(-config.eval_windows // B)
     total_loss = make_total_loss(config, dtype, placement)
 
-    def evaluate(params: Any, tokens: np.ndarray, starts: np.ndarray, skips: np.ndarray) -> float:
+    def evaluate(params: Any, tokens: Tokens, starts: np.ndarray, skips: np.ndarray) -> float:
         loss = count = 0
         for first in range(0, len(starts), rows * B):
             part = slice(first, first + rows * B)

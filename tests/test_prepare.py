@@ -103,6 +103,22 @@ def test_a_call_that_was_stopped_anywhere_is_gone_on_with_to_the_same_bytes(wher
     assert contents("out") == contents("whole")
 
 
+def test_a_call_that_was_stopped_between_two_files_does_not_cut_the_text_off_twice(here, monkeypatch):
+    prepare("texts", "whole", "bytes", quiet=True)
+    truncate = os.truncate
+
+    def stopping(*arguments):
+        truncate(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("texts", "out", "bytes", quiet=True)
+    prepare("texts", "out", "bytes", quiet=True)
+    assert contents("out") == contents("whole")
+
+
 def test_what_was_written_after_the_last_note_of_it_is_written_again(here, monkeypatch):
     prepare("texts", "whole", "bytes", quiet=True)
     with monkeypatch.context() as patch:

@@ -57,6 +57,18 @@ def test_a_folder_becomes_a_run_with_its_tokenizer(folder):
     assert len(run.generate("abc", tokens=20)) == 23
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_no_token_uses_are_left_out(tied, tmp_path):
+    config = changed(vocab_size=16, tie_head=tied)
+    huggingface.write(tmp_path, config, noise(config))
+    CHARACTERS.save(tmp_path / "tokenizer.json")
+    run = pretrained.from_huggingface(tmp_path)
+    assert run.config.model == changed(tie_head=tied)
+    (tmp_path / "tokenizer.json").unlink()
+    padded = pretrained.from_huggingface(tmp_path)
+    np.testing.assert_allclose(logits_of(run.model), logits_of(padded.model)[..., :11], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "repository"),
     [("gpt2", "openai-community/gpt2"), ("gpt2-xl", "openai-community/gpt2-xl"), ("some/model", "some/model")],

@@ -1,28 +1,52 @@
 """What the README tells people to type works."""
 
+import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import zstandard
 
 import jaxgpt
 from jaxgpt.cli import sample, train
+from jaxgpt.runs.export import export
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 LINES = [line.split("  #")[0] for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [part.strip() for line in LINES for part in line.split("&&")]
 SMALL = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --batch-size 2 --max-steps 2 --eval-windows 2 --dropout 0"
-SHAKESPEARE = "KING RICHARD:\nWhat, is it you?\n\nROMEO:\nIt is, it is I, my lord.\n\n" * 40
+FEW = ["--batch-size", "2", "--max-steps", "2", "--eval-windows", "2"]  # of weights that are small already
+SHAKESPEARE = (
+    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nKING RICHARD:\nWhat, is it you?\n\n"
+    "ROMEO:\nIt is, it is I, my lord. To be, or not to be.\n\n"
+) * 20
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the text that the commands are run on, instead of tiny Shakespeare."""
+    """A folder with the files that the commands name, and the small text instead of tiny Shakespeare."""
     monkeypatch.chdir(tmp_path)
-    Path("my_novel.txt").write_text(SHAKESPEARE, "utf-8")
+    for folder in ("books", "huge"):
+        Path(folder).mkdir()
+    for name in ("my_novel.txt", "other.txt", "books/one.txt"):
+        Path(name).write_text(SHAKESPEARE, "utf-8")
+    lines = zstandard.compress((json.dumps({"text": SHAKESPEARE}) + "\n").encode())
+    for name in ("notes.jsonl.zst", "huge/one.jsonl.zst"):
+        Path(name).write_bytes(lines)
     monkeypatch.setattr("jaxgpt.data.tiny_shakespeare.load", lambda: SHAKESPEARE)
+
+
+@pytest.fixture
+def hub(here, monkeypatch):
+    """A hub whose models are all one small model, which is in runs/cpu, too."""
+    assert train.main(small("python train.py --preset cpu")) == 0
+    folder = export(jaxgpt.load("runs/cpu"), "on the hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    merges = [(b"i", b"t"), (b" ", b"i"), (b" i", b"s")]
+    monkeypatch.setattr("jaxgpt.data.gpt2_vocabulary.load", lambda: merges)
 
 
 def small(command: str) -> list[str]:
@@ -31,14 +55,16 @@ def small(command: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_commands_for_training_sampling_and_resuming_work_in_turn(here, capsys):
+def test_the_commands_work_in_turn(hub, capsys):
     for command in COMMANDS:
-        if command.startswith("python train.py") and "--resume" not in command:
-            assert train.main(small(command)) == 0, command
-    assert train.main(["--resume", "--max-steps", "3", "--out", "runs/speedrun"]) == 0
-    for command in COMMANDS:
-        if command.startswith("python sample.py"):
-            assert sample.main([*shlex.split(command)[2:], "--tokens", "9"]) == 0, command
+        arguments = shlex.split(command.replace("4096", "270"))
+        if arguments[:2] == ["python", "train.py"]:
+            sizes = FEW if "--from" in arguments else ["--max-steps", "3"] if "--resume" in arguments else SMALL.split()
+            assert train.main([*arguments[2:], *sizes]) == 0, command
+        elif arguments[:2] == ["python", "sample.py"]:
+            assert sample.main([*arguments[2:], "--tokens", "9"]) == 0, command
+        elif arguments[:2] == ["python", "-m"] and arguments[2] != "venv":
+            assert import_module(arguments[2]).main(arguments[3:]) == 0, command
     assert "error" not in capsys.readouterr().err
 
 

@@ -19,7 +19,7 @@ SWITCH = bool | Path  # a path, or True where none follows
 Groups = dict[str, list[Flag]]  # under the headings that --help shows
 HELP = Flag("help", bool, None, "Show this page.")
 METAVARS = {int: " N", float: " X", str: " TEXT", Path: " PATH", Texts: " TEXT ...", SWITCH: " [PATH]"}
-METAVARS |= {"data": " PATH ...", "prompt_file": " PATH ...", "init_from": " PATH"}  # by name
+METAVARS_BY_NAME = {"data": " PATH ...", "prompt_file": " PATH ...", "init_from": " PATH"}
 ALIASES = {"init_from": "from"}  # what a flag is called where its field's name, a word of Python's, can't be
 HELP_COLUMN = 28
 NARROW = 70  # columns of a terminal in which descriptions stand below their flags
@@ -144,7 +144,7 @@ def _synopsis(flag: Flag) -> str:
         return f"--[no-]{_typed(flag.name)[2:]}"
     if isinstance(flag.type, tuple):
         return f"{_typed(flag.name)} {'|'.join(flag.type)}"
-    return _typed(flag.name) + METAVARS.get(flag.name, METAVARS[flag.type])
+    return _typed(flag.name) + METAVARS_BY_NAME.get(flag.name, METAVARS[flag.type])
 
 
 def _entry(synopsis: str, text: str, width: int) -> list[str]:

@@ -90,6 +90,6 @@ def _whole_tokens(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[Pie
 def _encode(batch: Batch, tokenizer: Tokenizer) -> Encoded:
     if tokenizer.end_of_text is None:
         batch = ["".join(text for text in batch if text)]  # one long text is encoded faster
-    parts = [[tokenizer.end_of_text] if text is None else tokenizer.encode(text) for text in batch]
-    tokens = np.concatenate(parts, dtype=token_type(tokenizer.vocab_size), casting="unsafe")
+    parts = [np.array([tokenizer.end_of_text]) if text is None else tokenizer.encode(text) for text in batch]
+    tokens = np.concatenate(parts, dtype=np.dtype(token_type(tokenizer.vocab_size)), casting="unsafe")
     return Encoded(tokens, sum(len(text or "") for text in batch))

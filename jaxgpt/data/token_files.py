@@ -35,7 +35,7 @@ class TokenFile:
         UserError: for a file that can't be read, or has a part of a token at its end.
     """
 
-    def __init__(self, path: str | os.PathLike[str], dtype: np.dtype | str):
+    def __init__(self, path: str | Path, dtype: np.dtype | str):
         self.path, self.dtype = Path(path), np.dtype(dtype).newbyteorder("<")
         try:
             self.nbytes = os.stat(path).st_size

@@ -1,6 +1,7 @@
 """Models that others trained: a folder in Hugging Face's format, or a name on its hub, becomes a `Run`."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
-from jaxgpt.config import TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.tokenizer import Decoder, Tokenizer, load_folder, train_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.files import reason, shown
@@ -58,7 +59,8 @@ def from_huggingface(name: str | os.PathLike[str]) -> Run:
             time. What is a folder here is not looked for there.
 
     Returns:
-        A `Run` at step 0, whose `path` is the folder. Dropout is 0 where the folder is not an export of jaxgpt's.
+        A `Run` at step 0, whose `path` is the folder. Dropout is 0 where the folder is not an export of jaxgpt's. Of a
+        padded vocabulary, the rows of tokens that the tokenizer does not have are left out.
 
     Raises:
         UserError: for a name that is neither, without a network, and for a folder that `huggingface.read` refuses.
@@ -69,9 +71,20 @@ def from_huggingface(name: str | os.PathLike[str]) -> Run:
         source, folder = str(name), _download(str(name), folder)
     model, params = huggingface.read(folder)
     tokenizer = _tokenizer(folder, model.vocab_size)
+    model, params = _without_padding(model, params, tokenizer.vocab_size)
     config = TrainConfig(model=model, tokenizer=tokenizer.kind, init_from=source)
     params = jax.device_put(params, jax.local_devices()[0])
     return Run(folder, config, tokenizer, build.merge(model, params), 0)
+
+
+def _without_padding(model: ModelConfig, params: Any, vocab_size: int) -> tuple[ModelConfig, Any]:
+    """The model without what some add for speed: rows of its tables for tokens that the tokenizer does not have."""
+    if vocab_size == model.vocab_size:
+        return model, params
+    params = params | {"wte": {"embedding": params["wte"]["embedding"][:vocab_size]}}
+    if not model.tie_head:
+        params |= {"lm_head": {name: weight[..., :vocab_size] for name, weight in params["lm_head"].items()}}
+    return dataclasses.replace(model, vocab_size=vocab_size), params
 
 
 def _download(name: str, folder: Path) -> Path:
