@@ -107,7 +107,7 @@ def no_network(monkeypatch, tmp_path):
         ("--block-size 4000", ["too short", "--block-size 4000", "smaller --block-size"]),
         ("--data missing.txt", ["missing.txt", "--data"]),
         ("--data empty.txt", ["no text in empty.txt", "--data"]),
-        ("--data folder", ["folder", ".txt files", "--data"]),
+        ("--data folder", ["folder", ".txt or .jsonl files", "--data"]),
         ("--out taken", ["taken exists and is not overwritten", "choose another --out, or --resume it"]),
         ("--out text.txt", ["text.txt", "choose another --out"]),
         ("--out text.txt/run", ["text.txt/run", "Not a directory", "choose another --out"]),
@@ -268,7 +268,8 @@ def test_help_shows_every_field_with_the_presets_default(preset, capsys, monkeyp
     config = jaxgpt.preset(preset or "speedrun")
     for name, value in {**vars(config), **vars(config.model)}.items():
         if name != "model":
-            flag = f"--[no-]{name}" if isinstance(value, bool) else f"--{name} "
+            called = "from" if name == "init_from" else name
+            flag = f"--[no-]{called}" if isinstance(value, bool) else f"--{called} "
             assert flag.replace("_", "-") in page
     assert " ".join(f"Number of updates of the weights. [{config.max_steps}]".split()) in " ".join(page.split())
     for flag in ("--out PATH", "--resume [PATH]", "-h, --help"):
