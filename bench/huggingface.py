@@ -12,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from jaxgpt import presets
 
 VOCABULARY = 65
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cuda.matmul.allow_tf32 = True  # as XLA and nanoGPT have it
 
 
 def sampling(preset: str, tokens: int, samples: int):
@@ -29,12 +31,12 @@ def sampling(preset: str, tokens: int, samples: int):
         bos_token_id=None,
         eos_token_id=None,  # so that no text ends early
     )
-    gpt = GPT2LMHeadModel(config).eval()
-    prompt = torch.zeros((samples, 1), dtype=torch.long)
+    gpt = GPT2LMHeadModel(config).eval().to(DEVICE)
+    prompt = torch.zeros((samples, 1), dtype=torch.long, device=DEVICE)
     options = {"do_sample": True, "top_k": 0, "use_cache": True, "pad_token_id": 0}
 
     def run():
-        text = gpt.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, **options)
+        text = gpt.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, **options).cpu()
         assert text.shape == (samples, 1 + tokens)
 
     return run

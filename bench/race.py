@@ -43,23 +43,25 @@ def serve(prepare: Callable[[], Callable[[int], None]]) -> None:
     run(1)
     first = time.perf_counter() - began
     run(1)
-    gpu = _gpu()
-    device = None if gpu is None else gpu.device_kind
+    device, peak_bytes = _accelerator()
     print(json.dumps({"first": first, "device": device}), file=answers, flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
         run(int(line))
         seconds = (time.perf_counter() - began) / int(line)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if gpu is not None:
-            peak = gpu.memory_stats()["peak_bytes_in_use"]
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers, flush=True)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}), file=answers, flush=True)
 
 
-def _gpu():
-    """The GPU or other accelerator that a contestant runs on, if it uses JAX and there is one."""
-    jax = sys.modules.get("jax")
-    return next((device for device in jax.devices() if device.platform != "cpu"), None) if jax else None
+def _accelerator() -> tuple[str | None, Callable[[], int]]:
+    """The GPU that this contestant has used, and how to ask for the most memory of it that arrays have taken. On a
+    CPU: None, and the most memory of the process."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and torch.cuda.is_initialized():
+        return torch.cuda.get_device_name(), torch.cuda.max_memory_allocated
+    gpu = next((device for device in jax.devices() if device.platform != "cpu"), None) if jax else None
+    if gpu is not None:
+        return gpu.device_kind, lambda: gpu.memory_stats()["peak_bytes_in_use"]
+    return None, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Contestant:
@@ -73,7 +75,9 @@ class Contestant:
     def __init__(self, arguments: list[str], **options: Any):
         command = [sys.executable, *arguments]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes, **options)
+        # Contestants share a GPU, of whose memory JAX must not take most at the start.
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(options.pop("env", os.environ))
+        self.process = subprocess.Popen(command, env=env, **pipes, **options)
         self.seconds: list[float] = []
         self.peak_bytes = 0
         self.repeats = 1

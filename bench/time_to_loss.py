@@ -1,4 +1,5 @@
-"""How long until a model is good? `python train.py --preset speedrun` beside nanoGPT's recipe for a laptop.
+"""How long until a model is good? `python train.py --preset speedrun` beside nanoGPT's recipe for a laptop; or, on a
+GPU, `speedrun-t4` beside its config/train_shakespeare_char.py.
 
     python bench/time_to_loss.py --nanogpt ../nanoGPT --plot docs/speedrun.png
 
@@ -25,24 +26,30 @@ from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.runs.folder import RunFolder
 
 HERE = Path(__file__)
-README_RECIPE = [  # "I only have a macbook", in nanoGPT's README
-    *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1"),
-    *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
-    *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
-]
-EVERY = 5  # steps between two points of our curve
+RECIPES = {  # by PyTorch's device: our preset, and what it is raced against
+    "cuda": ("speedrun-t4", "config/train_shakespeare_char.py", ["config/train_shakespeare_char.py"]),
+    "cpu": (
+        "speedrun",
+        "its README's recipe for a CPU",
+        [  # "I only have a macbook", in nanoGPT's README
+            *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20"),
+            *("--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
+            *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
+        ],
+    ),
+}
 
 Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
 
 
-def run_nanogpt(clone: Path, text: Path, folder: Path) -> tuple[Curve, float]:
+def run_nanogpt(clone: Path, text: Path, folder: Path, recipe: list[str]) -> tuple[Curve, float]:
     """Its curve, and the seconds until it has finished."""
     work = folder / "nanogpt"
     shutil.copytree(clone, work, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "*.pkl"))
     shutil.copy(text, work / "data/shakespeare_char/input.txt")
     subprocess.run([sys.executable, "data/shakespeare_char/prepare.py"], cwd=work, check=True, stdout=sys.stderr)
     began = time.perf_counter()
-    command = [sys.executable, "-u", "train.py", *README_RECIPE]
+    command = [sys.executable, "-u", "train.py", *recipe]
     saved: list[tuple[float, Path]] = []
     evaluated, saving = 0.0, False
     with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, text=True) as process:
@@ -66,12 +73,13 @@ def whole_loss(clone: Path, checkpoint: Path, text: str) -> float:
     import nanogpt
     import torch
 
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True, map_location=nanogpt.DEVICE)
     module = nanogpt.load(str(clone))
     model = module.GPT(module.GPTConfig(**saved["model_args"]))
     model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in saved["model"].items()})
-    model.eval()
-    tokens = torch.from_numpy(batches.split(CharTokenizer.train(text).encode(text))[1].astype("int64"))
+    model.eval().to(nanogpt.DEVICE)
+    validation = batches.split(CharTokenizer.train(text).encode(text))[1]
+    tokens = torch.from_numpy(validation.astype("int64")).to(nanogpt.DEVICE)
     T = saved["model_args"]["block_size"]
     total = count = 0
     with torch.no_grad():
@@ -103,8 +111,9 @@ def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
         raise SystemExit("train.py failed; its own words are above")
     print("once more, to count the losses ...", file=sys.stderr)
     validation = batches.split(text.read_text("utf-8"))[1]  # a token is a character
-    windows, _ = batches.fixed_windows(len(validation), presets.preset(preset).model.block_size)
-    counting = [f"--eval-interval={EVERY}", f"--eval-windows={len(windows)}", "--sample-tokens=0"]
+    recipe = presets.preset(preset)
+    windows, _ = batches.fixed_windows(len(validation), recipe.model.block_size)
+    counting = [f"--eval-interval={recipe.log_interval}", f"--eval-windows={len(windows)}", "--sample-tokens=0"]
     subprocess.run([*command, *counting, "--out", str(counted)], stdout=subprocess.DEVNULL, env=environment, check=True)
     return [(times[row["step"]], row["val_loss"]) for row in RunFolder(counted).rows() if "val_loss" in row], seconds
 
@@ -133,7 +142,7 @@ def plot(path: Path, curves: dict[str, Curve], target: float, title: str) -> Non
 def main(
     clone: Annotated[Path, tyro.conf.arg(name="nanogpt")],
     data: str = "tinyshakespeare",
-    preset: str = "speedrun",
+    preset: str | None = None,
     target: float | None = None,
     rounds: int = 1,
     picture: Annotated[Path | None, tyro.conf.arg(name="plot")] = None,
@@ -144,19 +153,23 @@ def main(
     Args:
         clone: A clone of nanoGPT.
         data: `tinyshakespeare`, or a text file.
-        preset: Whose recipe to race.
+        preset: Whose recipe to race; by default `speedrun-t4` where PyTorch finds a GPU, `speedrun` elsewhere.
         target: The loss to reach; by default nanoGPT's best.
         rounds: How often; the medians count.
         picture: Picture to draw of the first round.
         figures: File to write the figures to.
     """
+    from nanogpt import DEVICE
+
+    usual, whose, recipe = RECIPES[DEVICE]
+    preset = preset or usual
     races = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             folder, text = Path(name), Path(name) / "text.txt"
             text.write_text(corpus.load(data), "utf-8")
             print("nanoGPT ...", file=sys.stderr)
-            theirs, their_end = run_nanogpt(clone, text, folder)
+            theirs, their_end = run_nanogpt(clone, text, folder, recipe)
             print(f"{preset} ...", file=sys.stderr)
             mine, my_end = run_ours(text, folder, preset)
         races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
@@ -167,8 +180,7 @@ def main(
     title = f"`{preset}` reaches {middle['target loss']:.3f} {middle['ratio']:.1f} times as fast as nanoGPT its best, "
     race.report(title + f"on {Path(data).name}", headings, table, {"figures": found, "races": races}, figures)
     if picture is not None:
-        curves = {"nanoGPT, its README's recipe for a CPU": races[0]["nanogpt"]}
-        curves[f"python train.py --preset {preset}"] = races[0]["ours"]
+        curves = {f"nanoGPT, {whose}": races[0]["nanogpt"], f"python train.py --preset {preset}": races[0]["ours"]}
         plot(picture, curves, found[0]["target loss"], race.machine()["processor"])
 
 

@@ -1,6 +1,7 @@
-"""How fast is a training step, beside nanoGPT's and beside the machine's matrix products?
+"""How fast is a training step, beside nanoGPT's and, on a CPU, beside the machine's matrix products?
 
 python bench/train_step.py --preset t4 --nanogpt ../nanoGPT --json out.json
+python bench/train_step.py --preset cpu --changes n_layer=12 n_head=12 n_embd=768 block_size=1024 batch_size=8
 """
 
 import sys
@@ -10,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import race
 import tyro
-
-from jaxgpt import presets
+from recipe import VOCABULARY, recipe
 
 HERE = Path(__file__)
 
@@ -26,11 +26,10 @@ def ours(preset: str, *changes: str):
     from jaxgpt.training.pacer import CALL_SECONDS
 
     jaxgpt.setup()
-    values = {name: int(value) if value.isdigit() else value for name, value in (c.split("=") for c in changes)}
-    config = presets.preset(preset, vocab_size=65, **values)
+    config = recipe(preset, *changes)
     placement = step.placement(config)
     dtype, _ = precision.choose(config.dtype, placement.mesh.devices.flat[0])
-    train_steps = feed.compile_train_steps(config, dtype, placement, random_text())
+    train_steps = feed.compile_train_steps(config, dtype, placement, random_text(config.model.vocab_size))
     state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=placement.state)()
     done, steps_per_call = 0, 1
 
@@ -51,9 +50,9 @@ def ours(preset: str, *changes: str):
     return run
 
 
-def random_text() -> np.ndarray:
-    """As long as the training text of tiny Shakespeare, and with as many different tokens: (N,)."""
-    return np.random.default_rng(0).integers(0, 65, 1_003_854, np.uint16)
+def random_text(vocab_size: int = VOCABULARY) -> np.ndarray:
+    """As long as the training text of tiny Shakespeare, and by default with as many different tokens: (N,)."""
+    return np.random.default_rng(0).integers(0, vocab_size, 1_003_854, np.uint16)
 
 
 def flops(config) -> float:
@@ -61,30 +60,38 @@ def flops(config) -> float:
     every weight of a matrix product and token, twelve for every pair of tokens and channel (masked pairs, too)."""
     m = config.model
     block = 12 * m.n_embd**2
-    weights = m.n_layer * block + 65 * m.n_embd
+    weights = m.n_layer * block + (m.vocab_size or VOCABULARY) * m.n_embd
     return (6 * weights + 12 * m.n_layer * m.n_embd * m.block_size) * config.batch_size * m.block_size
 
 
-def main(preset: str = "t4", nanogpt: Path | None = None, rounds: int = race.ROUNDS, json: Path | None = None) -> None:
+def main(
+    preset: str = "t4",
+    changes: tuple[str, ...] = (),
+    nanogpt: Path | None = None,
+    rounds: int = race.ROUNDS,
+    json: Path | None = None,
+) -> None:
     """Races one training step.
 
     Args:
         preset: Whose size, batch and dropout.
+        changes: Fields of it that are to be others: NAME=VALUE.
         nanogpt: A clone of nanoGPT to race against (needs PyTorch).
         rounds: Turns of each contestant.
         json: File to write the figures to.
     """
-    contestants = {"jaxgpt": [str(HERE), "--contestant", preset], "peak": [str(HERE.with_name("peak.py")), "numpy"]}
+    wanted = [preset, *changes]
+    contestants = {"jaxgpt": [str(HERE), "--contestant", *wanted], "peak": [str(HERE.with_name("peak.py")), "numpy"]}
     if nanogpt is not None:
-        peer = [str(HERE.with_name("nanogpt.py")), str(nanogpt), preset]
-        contestants |= {"nanoGPT, eager": [*peer, "eager"], "nanoGPT, torch.compile": [*peer, "compiled"]}
+        for name, how in (("nanoGPT, eager", "eager"), ("nanoGPT, torch.compile", "compiled")):
+            contestants[name] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), how, *wanted]
         contestants["peak, PyTorch"] = [str(HERE.with_name("peak.py")), "torch"]
     results = race.race(contestants, rounds)
 
     from peak import FLOPS
 
     peak = max(FLOPS / r["median_seconds"] for name, r in results.items() if name.startswith("peak"))
-    count = flops(presets.preset(preset))
+    count = flops(recipe(*wanted))
     steps = {name: r for name, r in results.items() if not name.startswith("peak")}
     fastest_peer = min((r["median_seconds"] for name, r in steps.items() if name != "jaxgpt"), default=None)
     device = steps["jaxgpt"]["device"]  # None for the CPU, whose peak this is
@@ -102,7 +109,7 @@ def main(preset: str = "t4", nanogpt: Path | None = None, rounds: int = race.ROU
         "to the first",
     )
     ratio = None if fastest_peer is None else fastest_peer / steps["jaxgpt"]["median_seconds"]
-    title = f"A training step of `{preset}`" + (f" on {device}" if device else "")
+    title = f"A training step of `{' '.join(wanted)}`" + (f" on {device}" if device else "")
     if ratio is not None:
         title += f": {ratio:.2f} times as fast as the better nanoGPT"
     race.report(title, headings, rows, {"results": results, "peak_flops": peak, "flops": count, "ratio": ratio}, json)

@@ -14,6 +14,8 @@ import race
 import train_step
 import tyro
 
+from jaxgpt import presets
+
 HERE = Path(__file__)
 
 
@@ -120,7 +122,7 @@ def main(preset: str = "cpu", rounds: int = 5, json: Path | None = None) -> None
         rounds: Turns of each.
         json: File to write the figures to.
     """
-    names = ["", *(name for name in TRICKS if "dropout" not in name or train_step.presets.preset(preset).model.dropout)]
+    names = ["", *(name for name in TRICKS if "dropout" not in name or presets.preset(preset).model.dropout)]
     contestants = {name or "all of it": [str(HERE), "--contestant", preset, name] for name in names}
     results = race.race(contestants, rounds)
     whole = results["all of it"]["median_seconds"]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.lax import optimization_barrier
 from jax.typing import DTypeLike
 
+PART_ROWS = 256  # of a matrix that `row_matmul` reads
 Tree = TypeVar("Tree")  # arrays, in any nesting of containers
 
 
@@ -63,12 +64,14 @@ def matmul(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def row_matmul(x: jax.Array, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`matmul` for a single row `x`, as the sum of the products of its halves with those of `w`: XLA's CPU code
-    reads a large matrix faster as a batch of two."""
+    """`matmul` for a single row `x`, as the sum of the products of its parts with those of `w`: XLA's CPU code reads a
+    large matrix fastest as a batch of parts with some 200 rows each."""
     K, N = w.shape
-    n = 2 if K % 2 == 0 else 1
-    halves = jnp.einsum("nk,nkm->nm", x.reshape(n, K // n), w.reshape(n, K // n, N), preferred_element_type=jnp.float32)
-    return halves.sum(0).astype(dtype).reshape(*x.shape[:-1], N)
+    n = 1
+    while K % (2 * n) == 0 and (n == 1 or K // n > PART_ROWS):
+        n *= 2
+    parts = jnp.einsum("nk,nkm->nm", x.reshape(n, K // n), w.reshape(n, K // n, N), preferred_element_type=jnp.float32)
+    return parts.sum(0).astype(dtype).reshape(*x.shape[:-1], N)
 
 
 def _matmul_forward(x, w, dtype):
