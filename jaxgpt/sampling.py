@@ -21,6 +21,7 @@ from flax import nnx
 
 from jaxgpt.device import sharding
 from jaxgpt.device.sharding import Placement
+from jaxgpt.model.ops import hashed
 from jaxgpt.sampler import Sampler
 
 CHUNK = 8  # tokens drawn by one call from Python: few enough to stream, enough to hide the call
@@ -95,15 +96,21 @@ def _extend(capacity: int, state: DecodeState) -> DecodeState:
 def _decode(graph: _Graph, how: How, n: int, params, state: DecodeState, keys, first: jax.Array):
     """Draws `n` tokens, the `first`-th and on: the new state and what was `Drawn`."""
     model = graph.merge(params)
+    words = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)  # (B, 2)
 
     def one(state: DecodeState, i: jax.Array):
-        tokens = jax.vmap(how.sampler.draw)(state.logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i))  # (B,)
+        tokens = jax.vmap(how.sampler.draw)(state.logits, jax.vmap(uniform, (0, None))(words, i))  # (B,)
         drawn = Drawn(tokens, _logprobs(state.logits, tokens) if how.logprobs else None)
         logits, cache = model.decode(tokens[:, None], state.cache)
         return DecodeState(cache, logits[:, 0]), drawn
 
     state, drawn = jax.lax.scan(one, state, first + jnp.arange(n, dtype=jnp.int32))
     return state, jax.tree.map(jnp.transpose, drawn)
+
+
+def uniform(words: jax.Array, i: jax.Array) -> jax.Array:
+    """The random number of the `i`-th token of a text that has `words` (2,) uint32: a multiple of 2^-23 below 1."""
+    return (hashed(i.astype(jnp.uint32), words) >> 9).astype(jnp.float32) * jnp.float32(2.0**-23)
 
 
 def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:

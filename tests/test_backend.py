@@ -135,7 +135,8 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     assert backend.compiler_options("cpu") == known
 
 
-def test_options_are_for_a_cpu_and_can_be_switched_off(monkeypatch):
-    assert backend.compiler_options("gpu") == {}
+def test_options_are_for_a_platform_and_can_be_switched_off(monkeypatch):
+    assert backend.compiler_options("gpu") == {"xla_gpu_exclude_nondeterministic_ops": True}
+    assert backend.compiler_options("tpu") == {}
     monkeypatch.setenv("JAXGPT_PLAIN_XLA", "1")
-    assert backend.compiler_options("cpu") == {}
+    assert backend.compiler_options("cpu") == backend.compiler_options("gpu") == {}

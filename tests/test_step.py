@@ -15,6 +15,7 @@ from jaxgpt.config import TrainConfig, override
 from jaxgpt.data import batches
 from jaxgpt.evaluation import make_evaluate
 from jaxgpt.model import build
+from jaxgpt.model import loss as losses
 from jaxgpt.training import optimizer, step
 
 GOLDEN = override(CONFIG, qkv_bias=True)
@@ -94,7 +95,7 @@ def test_every_device_and_every_micro_batch_drops_something_else(monkeypatch):
         jax.debug.callback(lambda x: logits_seen.append(x.item()), logits[0, 0, 0])
         return logits[..., 0]
 
-    monkeypatch.setattr(optax, "softmax_cross_entropy_with_integer_labels", overheard)
+    monkeypatch.setattr(losses, "cross_entropy", overheard)
     on = toy.placement(2, 2)
     update = step.make_update(override(CONFIG, dropout=0.5), F32, on)
     same = jnp.zeros((4, 8), jnp.int32)
@@ -183,13 +184,13 @@ AVERAGED = override(TABLE, ema_decay=0.25)
 @cache
 def breakable_update(dtype: jnp.dtype):
     """The update of AVERAGED, compiled, with BROKEN[i] for its loss where the first target is -1 - i."""
-    losses = [optax.softmax_cross_entropy_with_integer_labels, *BROKEN]
+    functions = [losses.cross_entropy, *BROKEN]
 
     def loss(logits, targets):
-        return jax.lax.switch(jnp.maximum(-targets[0, 0], 0), losses, logits, targets)
+        return jax.lax.switch(jnp.maximum(-targets[0, 0], 0), functions, logits, targets)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optax, "softmax_cross_entropy_with_integer_labels", loss)
+        patch.setattr(losses, "cross_entropy", loss)
         update = jax.jit(step.make_update(AVERAGED, dtype, toy.placement()))
         return update.lower(toy.init_state(AVERAGED, dtype), *toy.batch(), KEY).compile()
 

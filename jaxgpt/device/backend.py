@@ -21,17 +21,23 @@ CPU_OPTIONS = {
     "xla_cpu_collective_timeout_seconds": FOREVER,
 }
 
+GPU_OPTIONS = {
+    # A sum whose order changes from run to run would lead a resumed run elsewhere than one that never stopped.
+    "xla_gpu_exclude_nondeterministic_ops": True,
+}
+
 
 def compiler_options(platform: str) -> dict[str, str | int]:
     """What XLA is to do differently in a training step on devices of `platform`.
 
     Nothing where the environment has JAXGPT_PLAIN_XLA=1, and nothing that this version of XLA does not know.
     """
-    if platform != "cpu" or os.environ.get("JAXGPT_PLAIN_XLA") == "1":
+    options: dict[str, str | int] = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS}.get(platform, {})
+    if os.environ.get("JAXGPT_PLAIN_XLA") == "1":
         return {}
-    if _known(*CPU_OPTIONS.items()):
-        return dict(CPU_OPTIONS)
-    return {name: value for name, value in CPU_OPTIONS.items() if _known((name, value))}
+    if _known(*options.items()):
+        return dict(options)
+    return {name: value for name, value in options.items() if _known((name, value))}
 
 
 @cache

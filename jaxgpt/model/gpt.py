@@ -19,7 +19,7 @@ from flax import nnx
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.attention import apply_rotary, cached_attention, causal_attention, token_shift
 from jaxgpt.model.loss import Head, mean_loss, token_losses
-from jaxgpt.model.ops import add_bias, cpu_barrier, dropout, layer_norm, matmul, relu, rms_norm
+from jaxgpt.model.ops import add_bias, cpu_barrier, dropout, layer_norm, matmul, relu, rms_norm, take_rows
 from jaxgpt.model.protocol import check_tokens
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
@@ -83,7 +83,7 @@ class Embed(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(...) whole numbers to (..., C), in float32: the gradients of a token that occurs often add up in it."""
-        return self.embedding[...].astype(jnp.float32)[tokens]
+        return take_rows(self.embedding[...], tokens)
 
 
 def attend(table: jax.Array, x: jax.Array) -> jax.Array:

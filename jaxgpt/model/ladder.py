@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.model import loss
 from jaxgpt.model.gpt import Embed, LayerNorm, Linear
-from jaxgpt.model.loss import cross_entropy
 from jaxgpt.model.ops import product
 from jaxgpt.model.protocol import check_tokens
 
@@ -74,7 +74,7 @@ class Rung(nnx.Module):
 
     def losses(self, tokens: jax.Array, targets: jax.Array) -> jax.Array:
         """See `LanguageModel.losses`."""
-        return cross_entropy(self.forward(tokens), targets)
+        return loss.cross_entropy(self.forward(tokens), targets)
 
     def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """See `LanguageModel.loss`."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.lax import optimization_barrier
 from jax.typing import DTypeLike
 
+SMALL_TABLE = 1024  # rows, for `take_rows`
 PART_ROWS = 256  # of a matrix that `row_matmul` reads
 Tree = TypeVar("Tree")  # arrays, in any nesting of containers
 
@@ -52,6 +53,32 @@ def _product_backward(formula, dtype, residuals, g):
 
 
 _product.defvjp(lambda formula, a, b, dtype: (_product(formula, a, b, dtype), (a, b)), _product_backward)
+
+
+@jax.custom_vjp
+def take_rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows of `table` (V, C) for `tokens` (...): (..., C), in float32."""
+    return table.astype(jnp.float32)[tokens]
+
+
+def _take_rows_backward(residuals, g):
+    """The gradient of a token that occurs often is a sum of many, which a GPU's scatter adds up in an order that
+    changes from run to run. For a small table, a product with a matrix of ones and zeros is quicker than to sort."""
+    table, tokens = residuals
+
+    def scatter(tokens, g):
+        return jnp.zeros(table.shape, jnp.float32).at[tokens].add(g)
+
+    def one_hot(tokens, g):
+        hot = jax.nn.one_hot(tokens.reshape(-1), table.shape[0], dtype=table.dtype)
+        g = g.reshape(-1, table.shape[1]).astype(table.dtype)
+        return jnp.einsum("nv,nc->vc", hot, g, preferred_element_type=jnp.float32)
+
+    on_gpu = one_hot if table.shape[0] <= SMALL_TABLE else scatter
+    return jax.lax.platform_dependent(tokens, g, cuda=on_gpu, rocm=on_gpu, default=scatter).astype(table.dtype), None
+
+
+take_rows.defvjp(lambda table, tokens: (take_rows(table, tokens), (table, tokens)), _take_rows_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -195,15 +222,19 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """32 random bits for each element of an array of `shape`: its index, hashed with two words of the key.
 
-    The hash is Chris Wellons' lowbias32 with the second word added half-way. It is far cheaper than
-    `jax.random.bits`, and the backward pass computes it again instead of storing a mask.
+    It is far cheaper than `jax.random.bits`, and the backward pass computes it again instead of storing a mask.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    x = index ^ first
+    return hashed(index, jax.random.bits(key, (2,), jnp.uint32))
+
+
+def hashed(x: jax.Array, words: jax.Array) -> jax.Array:
+    """Each number of `x` (...) mixed with two random words (2,), all uint32: Chris Wellons' lowbias32 with the second
+    word added half-way."""
+    x = x ^ words[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) + second
+    x = (x ^ (x >> 15)) + words[1]
     x = x * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -149,6 +149,10 @@ class Loop:
         fresh, pending = True, None
         while at < last:
             n = self.pacer.steps_to_go(at)
+            evaluate = (at + n) % self.config.eval_interval == 0 or at + n == last
+            if evaluate and pending is not None:  # its time ends here: the next call is the last before a pause
+                self.add_row(self.row(*pending))
+                pending = None
             state, metrics = train_steps(state, at, n)
             if fresh:  # the first call after a pause is slower, and its time is no step's
                 self.pacer.restart(at)
@@ -156,7 +160,6 @@ class Loop:
             if pending is not None:  # a call late, so that the device never waits for Python
                 self.add_row(self.row(*pending))
             at, pending = at + n, (at + n, metrics)
-            evaluate = at % self.config.eval_interval == 0 or at == last
             if not (evaluate or self.stop.signal_number):
                 continue
             row = self.row(*pending)
