@@ -1,29 +1,27 @@
 """Hugging Face's GPT-2 as a contestant: `generate` with its cache of keys and values, random weights, no network.
 
-python bench/huggingface.py PRESET TOKENS SAMPLES
+python bench/huggingface.py PRESET TOKENS SAMPLES [NAME=VALUE ...]
 """
 
 import sys
 
 import race
 import torch
+from recipe import recipe
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt import presets
-
-VOCABULARY = 65
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as XLA and nanoGPT have it
 
 
-def sampling(preset: str, tokens: int, samples: int):
-    """Its sampling of `tokens` new tokens for each of `samples`, at the size of `preset`.
+def sampling(preset: str, tokens: int, samples: int, *changes: str):
+    """Its sampling of `tokens` new tokens for each of `samples`, at the size of `preset` with `changes`.
 
     It cannot slide its window: it gets as many positions as the text needs, and looks at all of them.
     """
-    model = presets.preset(preset).model
+    model = recipe(preset, *changes).model
     config = GPT2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=model.vocab_size,
         n_positions=1 + tokens,
         n_embd=model.n_embd,
         n_layer=model.n_layer,
@@ -43,5 +41,5 @@ def sampling(preset: str, tokens: int, samples: int):
 
 
 if __name__ == "__main__":
-    preset, *numbers = sys.argv[1:]
-    race.serve(lambda: race.one_by_one(sampling(preset, *map(int, numbers))))
+    preset, tokens, samples, *changes = sys.argv[1:]
+    race.serve(lambda: race.one_by_one(sampling(preset, int(tokens), int(samples), *changes)))

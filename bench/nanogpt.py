@@ -1,7 +1,7 @@
 """nanoGPT as a contestant, read from a clone of the user's own; nothing of it is kept here.
 
 python bench/nanogpt.py PATH eager|compiled PRESET [NAME=VALUE ...]
-python bench/nanogpt.py PATH sample PRESET TOKENS SAMPLES
+python bench/nanogpt.py PATH sample PRESET TOKENS SAMPLES [NAME=VALUE ...]
 
 On a GPU if PyTorch finds one, with what nanoGPT's train.py and sample.py do there: autocast, TF32, fused AdamW, and the
 next batch on its way, from pinned memory, while the GPU is busy.
@@ -93,9 +93,9 @@ def training_step(path: str, compiled: bool, config: TrainConfig):
     return run
 
 
-def sampling(path: str, preset: str, tokens: int, samples: int):
+def sampling(path: str, preset: str, tokens: int, samples: int, *changes: str):
     """Its `generate`, in the type that its sample.py would take."""
-    model = build(path, recipe(preset).model).eval()
+    model = build(path, recipe(preset, *changes).model).eval()
     prompt = torch.zeros((samples, 1), dtype=torch.long, device=DEVICE)
 
     def run():
@@ -106,8 +106,9 @@ def sampling(path: str, preset: str, tokens: int, samples: int):
 
 
 if __name__ == "__main__":
-    path, what, preset, *more = sys.argv[1:]
+    path, what, *more = sys.argv[1:]
     if what == "sample":
-        race.serve(lambda: race.one_by_one(sampling(path, preset, *map(int, more))))
+        preset, tokens, samples, *changes = more
+        race.serve(lambda: race.one_by_one(sampling(path, preset, int(tokens), int(samples), *changes)))
     else:
-        race.serve(lambda: training_step(path, what == "compiled", recipe(preset, *more)))
+        race.serve(lambda: training_step(path, what == "compiled", recipe(*more)))

@@ -1,6 +1,8 @@
 """How fast is text drawn, beside nanoGPT's `generate` and Hugging Face's?
 
 python bench/sample.py --preset t4 --tokens 500 --samples 1 --nanogpt ../nanoGPT --huggingface --json out.json
+python bench/sample.py --preset cpu --changes n_layer=12 n_head=12 n_embd=768 block_size=1024 vocab_size=50257 \
+    --tokens 200 --huggingface
 """
 
 import sys
@@ -8,14 +10,14 @@ from pathlib import Path
 
 import race
 import tyro
+from recipe import recipe
 
-from jaxgpt import presets
 from jaxgpt.model import build
 
 HERE = Path(__file__)
 
 
-def ours(preset: str, tokens: int, samples: int):
+def ours(preset: str, tokens: str, samples: str, *changes: str):
     """Our `generate`, as sample.py and `Run.samples` call it, from a prompt of one token; random weights."""
     import jax
     import numpy as np
@@ -24,19 +26,20 @@ def ours(preset: str, tokens: int, samples: int):
     from jaxgpt import sampling
 
     jaxgpt.setup()
-    config = presets.preset(preset, vocab_size=65).model
+    config = recipe(preset, *changes).model
     model = build.merge(config, jax.jit(lambda: build.init_params(config, 0))())
     prompt = np.zeros(1, np.int32)
 
     def run():
-        text = sampling.generate(model, prompt, tokens, samples=samples)
-        assert text.shape == (samples, tokens)
+        text = sampling.generate(model, prompt, int(tokens), samples=int(samples))
+        assert text.shape == (int(samples), int(tokens))
 
     return run
 
 
 def main(
     preset: str = "t4",
+    changes: tuple[str, ...] = (),
     tokens: int = 500,
     samples: int = 1,
     nanogpt: Path | None = None,
@@ -44,12 +47,13 @@ def main(
     rounds: int = race.ROUNDS,
     json: Path | None = None,
 ) -> None:
-    """Races the drawing of text: all at the same size, from one token, with random weights and a vocabulary of 65.
+    """Races the drawing of text: all at the same size, from one token, with random weights; by default of 65 tokens.
 
     On a CPU, beside them, how long it takes to read all weights from memory once a token: a floor for one text.
 
     Args:
         preset: Whose size.
+        changes: Fields of it that are to be others: NAME=VALUE.
         tokens: How many to draw for each sample.
         samples: Texts side by side.
         nanogpt: A clone of nanoGPT to race against (needs PyTorch). It reads its window anew for each token.
@@ -58,14 +62,14 @@ def main(
         rounds: Turns of each contestant.
         json: File to write the figures to.
     """
-    numbers = [str(tokens), str(samples)]
-    contestants = {"jaxgpt": [str(HERE), "--contestant", preset, *numbers]}
-    count = str(build.n_params(presets.preset(preset, vocab_size=65).model))
+    wanted = [preset, str(tokens), str(samples), *changes]
+    contestants = {"jaxgpt": [str(HERE), "--contestant", *wanted]}
+    count = str(build.n_params(recipe(preset, *changes).model))
     contestants["reading the weights"] = [str(HERE.with_name("peak.py")), "weights", count, str(tokens)]
     if nanogpt is not None:
-        contestants["nanoGPT"] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), "sample", preset, *numbers]
+        contestants["nanoGPT"] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), "sample", *wanted]
     if huggingface:
-        contestants["Hugging Face GPT-2"] = [str(HERE.with_name("huggingface.py")), preset, *numbers]
+        contestants["Hugging Face GPT-2"] = [str(HERE.with_name("huggingface.py")), *wanted]
     results = race.race(contestants, rounds)
     if results["jaxgpt"]["device"]:  # it was the memory of the CPU that was read
         del results["reading the weights"]
@@ -83,14 +87,14 @@ def main(
         for name, r in results.items()
         if name not in ("jaxgpt", "reading the weights")
     }
-    title = f"{tokens} tokens of {samples} {'text' if samples == 1 else 'texts'} at the size of `{preset}`"
+    size = " ".join([preset, *changes])
+    title = f"{tokens} tokens of {samples} {'text' if samples == 1 else 'texts'} at the size of `{size}`"
     title += f" on {results['jaxgpt']['device']}" if results["jaxgpt"]["device"] else ""
     race.report(title, headings, rows, {"results": results, "ratios": ratios}, json)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--contestant"]:
-        preset, *numbers = sys.argv[2:]
-        race.serve(lambda: race.one_by_one(ours(preset, *map(int, numbers))))
+        race.serve(lambda: race.one_by_one(ours(*sys.argv[2:])))
     else:
         tyro.cli(main)
