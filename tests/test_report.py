@@ -199,3 +199,7 @@ def test_the_result_names_both_losses():
     words = report.result(preset("cpu"), 61, 1.23456, 1500, 1.3)
     assert "2,000 steps in 1 min 01 s. Best val loss 1.2346, after step 1500." in words
     assert "after the last step: 1.3000." in words
+
+
+def test_control_characters_are_shown_not_obeyed():
+    assert report.visible("a\x1b[2J\x00\tb\n\x9b1m é") == "a\ufffd[2J\ufffd\tb\n\ufffd1m é"

@@ -1,7 +1,6 @@
 """The command `sample.py`: writes text with a trained GPT."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,11 @@ from jaxgpt.cli.command import program, run_command
 from jaxgpt.cli.flags import Flag
 from jaxgpt.errors import UserError
 from jaxgpt.fields import Texts
-from jaxgpt.files import reason, shown
+from jaxgpt.files import reason
+from jaxgpt.files import shown as shown_path
 
 if TYPE_CHECKING:
     from jaxgpt.runs.completion import Completion
-    from jaxgpt.runs.run import Run
 
 ABOUT = """usage: {program} [--run PATH] [--prompt TEXT] [--tokens N ...]
 
@@ -69,34 +68,26 @@ def _sample(given: dict[str, Any]) -> None:
     weights = given.pop("weights", "float32")
     as_json = given.pop("json", False)
     how = {flag.name: flag.default for flag in SAMPLING_FLAGS if flag.default is not None} | given
-    trained = _load(path, which).cast(weights)
+    with process.uninterrupted():
+        process.setup()
+        from jaxgpt.runs import pretrained, run  # not before it is needed: what is wrong so far is told without JAX
+        from jaxgpt.runs.report import visible
+
+    trained = (run.load(None, which) if path is None else pretrained.load_pretrained(path, which)).cast(weights)
+    shown = visible if sys.stdout.isatty() else str
     if as_json:
         for completion in trained.completions(prompts, **how):
             print(_line(completion))
     elif len(prompts) == how["samples"] == 1:
         pieces = trained.stream(prompts[0], **how)
-        print(prompts[0] or "", end="")
+        print(shown(prompts[0] or ""), end="")
         for (text,) in pieces:
-            print(text, end="", flush=True)
+            print(shown(text), end="", flush=True)
         print()
     else:
         for i, one in enumerate(trained.completions(prompts, **how)):
             prompt = prompts[i // how["samples"]] or ""
-            print(f"{'─' * 24} {i + 1}\n{prompt}{one.text}")
-
-
-def _load(path: Path | None, which: str) -> "Run":
-    """A run, or a model that others trained, from a folder or from the hub."""
-    with process.uninterrupted():
-        process.setup()
-        from jaxgpt.runs import pretrained, run  # not before it is needed: what is wrong so far is told without JAX
-
-    if path is None:
-        return run.load(None, which)
-    is_folder = os.path.isdir(os.path.expanduser(path))
-    # runs/speedrum is the slip of someone who has runs/, and no name to ask the hub for
-    on_hub = str(path) in pretrained.GPT2 or (len(path.parts) == 2 and not os.path.isdir(path.parent))
-    return (pretrained.load_pretrained if is_folder or on_hub else run.load)(path, which)
+            print(f"{'─' * 24} {i + 1}\n{shown(prompt + one.text)}")
 
 
 def _line(completion: "Completion") -> str:
@@ -129,7 +120,9 @@ def _content(file: Path) -> bytes:
     try:
         return file.expanduser().read_bytes()
     except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: of a home that nobody has
-        raise UserError(f"{shown(file)} cannot be read ({reason(problem)}): choose another `prompt_file`") from problem
+        raise UserError(
+            f"{shown_path(file)} cannot be read ({reason(problem)}): choose another `prompt_file`"
+        ) from problem
 
 
 def _decoded(content: bytes) -> str:

@@ -45,9 +45,14 @@ def load_pretrained(name: str | os.PathLike[str], which: str = "newest") -> Run:
         UserError: as those two.
     """
     folder = RunFolder(name)
-    if folder.metrics.exists() or folder.checkpoints.exists():
+    if folder.metrics.exists() or folder.checkpoints.exists() or not (folder.path.is_dir() or _on_hub(str(name))):
         return run.load(name, which)
     return from_huggingface(name)
+
+
+def _on_hub(name: str) -> bool:
+    """Whether a name that is no folder may be one of the hub's: runs/speedrum is the slip of someone who has runs/."""
+    return name in GPT2 or (HUB_NAME.fullmatch(name) is not None and not os.path.isdir(os.path.dirname(name)))
 
 
 def from_huggingface(name: str | os.PathLike[str]) -> Run:

@@ -1,6 +1,7 @@
 """What a person sees of a run while it trains."""
 
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Report:
         line = Text(f"step {step:>5}  train loss {train_loss:.4f}  val loss ")
         self._print(line.append(f"{val_loss:.4f}", style="bold green" if best else "bold"))
         if sample:
-            lines = [line for line in sample.strip("\n").split("\n") if line.strip()][:4]
+            lines = [line for line in visible(sample).strip("\n").split("\n") if line.strip()][:4]
             self._print(Text("\n".join(f"    │ {line}" for line in lines), style="dim"))
         self._last = time.monotonic()
 
@@ -101,6 +102,11 @@ class Report:
             write()
         except (OSError, ValueError):  # nobody reads any more: a closed pipe, terminal or file
             self.console.quiet = True
+
+
+def visible(text: str) -> str:
+    """`text` for a terminal, which would obey control characters: all but line breaks and tabs become U+FFFD."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def progress_parts(row: dict[str, Any], max_steps: int) -> list[str]:
