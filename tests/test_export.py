@@ -166,10 +166,7 @@ def test_the_command_takes_the_newest_run_and_folders_of_others(run_command):
         (["runs/whole"], "error: --to is missing: the folder to write\n"),
         (["runs/whole", "--to", "runs"], "error: runs is not empty, and nothing is overwritten: choose another --to\n"),
         (["runs/whole", "--to", "x", "--format", "onnx"], "error: --format is one of huggingface, gguf, not 'onnx'\n"),
-        (
-            ["nothing", "--to", "x"],
-            "error: there is no folder nothing, and the hub's models are called owner/",
-        ),
+        (["nothing", "--to", "x"], "error: nothing is not a run: it has no config.json (runs here: runs/whole)\n"),
     ],
     ids=str,
 )
