@@ -11,6 +11,7 @@ from jaxgpt.cli import flags, process
 from jaxgpt.cli.command import program, run_command
 from jaxgpt.cli.flags import Flag
 from jaxgpt.config import fields
+from jaxgpt.files import shown
 
 if TYPE_CHECKING:
     from jaxgpt.data.tokenizer import Tokenizer
@@ -44,6 +45,7 @@ def _evaluate(given: dict[str, Any]) -> None:
         return
     with process.uninterrupted():
         process.setup()
+        from jaxgpt.data import corpus
         from jaxgpt.runs.pretrained import load_pretrained  # not before it is needed: mistakes so far are told at once
         from jaxgpt.runs.run import load
 
@@ -61,8 +63,9 @@ def _evaluate(given: dict[str, Any]) -> None:
     if given.get("json"):
         print(json.dumps(figures))
         return
-    what = "its validation split" if "data" not in given else "the text"
-    print(f"{run}\non {what}: {scored.tokens:,} {run.tokenizer.unit}s predicted, {scored.bytes:,} bytes\n")
+    what = "its validation split" if "data" not in given else corpus.describe(given["data"])
+    print(f"{shown(run.path)}, step {run.step:,}, on {what}:")
+    print(f"{scored.tokens:,} {run.tokenizer.unit}s predicted, {scored.bytes:,} bytes\n")
     print(f"{'loss':>14}  {scored.loss:.4f} nats a {run.tokenizer.unit}")
     print(f"{'perplexity':>14}  {scored.perplexity:.2f}")
     print(f"{'bits a byte':>14}  {scored.bits_per_byte:.4f}")

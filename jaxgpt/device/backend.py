@@ -25,6 +25,7 @@ GPU_OPTIONS = {
     # A sum whose order changes from run to run would lead a resumed run elsewhere than one that never stopped.
     "xla_gpu_exclude_nondeterministic_ops": True,
 }
+OPTIONS: dict[str, dict[str, str | int]] = {"cpu": {**CPU_OPTIONS}, "gpu": {**GPU_OPTIONS}}
 
 
 def compiler_options(platform: str) -> dict[str, str | int]:
@@ -32,7 +33,7 @@ def compiler_options(platform: str) -> dict[str, str | int]:
 
     Nothing where the environment has JAXGPT_PLAIN_XLA=1, and nothing that this version of XLA does not know.
     """
-    options: dict[str, str | int] = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS}.get(platform, {})
+    options = OPTIONS.get(platform, {})
     if os.environ.get("JAXGPT_PLAIN_XLA") == "1":
         return {}
     if _known(*options.items()):
