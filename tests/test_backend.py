@@ -131,7 +131,7 @@ def test_the_cores_are_those_that_the_program_may_use(quota, cores, monkeypatch)
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     known = backend.compiler_options("cpu")
     assert "xla_disable_hlo_passes" in known
-    monkeypatch.setitem(backend.CPU_OPTIONS, "xla_cpu_of_another_day", True)
+    monkeypatch.setitem(backend.OPTIONS["cpu"], "xla_cpu_of_another_day", True)
     assert backend.compiler_options("cpu") == known
 
 

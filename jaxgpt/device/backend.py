@@ -11,21 +11,21 @@ from pathlib import Path
 import jax
 
 FOREVER = 10**9  # seconds
-CPU_OPTIONS = {
-    # This pass removes optimisation barriers before fusion, and so all that `ops.cpu_barrier` is for.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-    # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
-    # the middle of a step, or Ctrl-Z.
-    "xla_cpu_collective_call_terminate_timeout_seconds": FOREVER,
-    "xla_cpu_collective_call_warn_stuck_seconds": FOREVER,
-    "xla_cpu_collective_timeout_seconds": FOREVER,
+OPTIONS: dict[str, dict[str, str | int]] = {
+    "cpu": {
+        # This pass removes optimisation barriers before fusion, and so all that `ops.cpu_barrier` is for.
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+        # A core that waits 40 s for another's gradient would end the program, and so would a laptop that was closed in
+        # the middle of a step, or Ctrl-Z.
+        "xla_cpu_collective_call_terminate_timeout_seconds": FOREVER,
+        "xla_cpu_collective_call_warn_stuck_seconds": FOREVER,
+        "xla_cpu_collective_timeout_seconds": FOREVER,
+    },
+    "gpu": {
+        # A sum whose order changes from run to run would lead a resumed run elsewhere than one that never stopped.
+        "xla_gpu_exclude_nondeterministic_ops": True,
+    },
 }
-
-GPU_OPTIONS = {
-    # A sum whose order changes from run to run would lead a resumed run elsewhere than one that never stopped.
-    "xla_gpu_exclude_nondeterministic_ops": True,
-}
-OPTIONS: dict[str, dict[str, str | int]] = {"cpu": {**CPU_OPTIONS}, "gpu": {**GPU_OPTIONS}}
 
 
 def compiler_options(platform: str) -> dict[str, str | int]:
