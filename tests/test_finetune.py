@@ -10,7 +10,7 @@ from jaxgpt import UserError, override
 from jaxgpt.cli import train as command
 from jaxgpt.model import build
 from jaxgpt.runs.export import export
-from jaxgpt.training import finetune
+from jaxgpt.training import finetune, step
 from jaxgpt.training.finetune import GPT2_RECIPE, starting_params
 
 QUICK = {"max_steps": 2, "eval_interval": 2, "batch_size": 2, "log_interval": 1, "sample_tokens": 0}
@@ -54,10 +54,12 @@ def test_a_run_goes_on_with_its_own_recipe_at_a_tenth_of_its_rates(whole):
     )
 
 
-@pytest.mark.parametrize("kind", ["run", "folder"])
-def test_the_loss_before_the_first_step_is_that_of_the_weights(kind, whole, gpt2, tmp_path):
+@pytest.mark.parametrize(("kind", "devices"), [("run", 1), ("folder", 1), ("run", 2)])
+def test_the_loss_before_the_first_step_is_that_of_the_weights(kind, devices, whole, gpt2, tmp_path):
     source = whole.path if kind == "run" else gpt2
-    config = jaxgpt.finetune(source, data=whole.config.data, eval_windows=1000, embd_dropout=0.0, **QUICK)
+    changes = QUICK | {"batch_size": 8 * devices, "eval_windows": 1000, "embd_dropout": 0.0}
+    config = jaxgpt.finetune(source, data=whole.config.data, **changes)
+    assert step.placement(config).mesh.size == devices
     run = jaxgpt.train(config, out=tmp_path / "run", quiet=True)
     assert run.metrics[0]["val_loss"] == pytest.approx(whole.evaluate().loss, abs=1e-5)
     assert run.metrics[-1]["val_loss"] != run.metrics[0]["val_loss"]

@@ -94,7 +94,7 @@ class Loop:
             # It runs once: to be compiled quickly is worth more than to run quickly.
             options = {"xla_backend_optimization_level": 0}
             init = jax.jit(self.init_state, out_shardings=self.placement.state, compiler_options=options)
-            return self.run(init(params), 0, train_steps, checkpoints)
+            return self.run(init(jax.device_put(params, self.placement.state)), 0, train_steps, checkpoints)
 
     def from_checkpoint(self) -> Run:
         with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
