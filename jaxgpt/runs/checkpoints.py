@@ -3,6 +3,7 @@
     checkpoints/2000/params/            an item: a tree of arrays, as Orbax writes it
     checkpoints/2000/progress/metadata  JSON, what the run tells of itself
     checkpoints/2000/metrics/metrics    JSON, the validation loss
+    checkpoints/2000/manifest.json      checksums of all these
 
 A folder has a number for its name from the moment it is whole until it is about to be removed.
 """
@@ -25,7 +26,7 @@ import numpy as np
 
 from jaxgpt.errors import UserError
 from jaxgpt.files import reason, shown, write_atomically
-from jaxgpt.runs import arrays
+from jaxgpt.runs import arrays, manifest
 from jaxgpt.threads import in_thread
 
 T = TypeVar("T")
@@ -125,6 +126,7 @@ class Checkpoints:
         """What was saved as `progress`. Raises as `restore`."""
         path = self.folder / str(step) / "progress" / "metadata"
         with self._told(step):
+            manifest.check(self.folder / str(step), "progress")
             if not path.is_file():
                 raise FileNotFoundError(errno.ENOENT, "it has no progress")
             return json.loads(path.read_bytes())
@@ -175,13 +177,18 @@ class Checkpoints:
 
     def _val_loss(self, step: int) -> float | None:
         """None where it cannot be read."""
+        folder = self.folder / str(step)
         try:
-            return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())["val_loss"])
+            manifest.check(folder, "metrics")
+            return float(json.loads((folder / "metrics" / "metrics").read_bytes())["val_loss"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        return {name: arrays.read(self.folder / str(step) / name, tree) for name, tree in like.items()}
+        folder = self.folder / str(step)
+        for name in like:
+            manifest.check(folder, name)
+        return {name: arrays.read(folder / name, tree) for name, tree in like.items()}
 
     def _write_step(self, step: int, items: dict[str, Any], files: dict[str, str]) -> None:
         unfinished = self.folder / f"{step}{UNFINISHED}"
@@ -193,6 +200,7 @@ class Checkpoints:
             for name, text in files.items():
                 (unfinished / name).parent.mkdir()
                 write_atomically(unfinished / name, text.encode())
+            manifest.write(unfinished)
             self._remove(step)
             unfinished.rename(self.folder / str(step))
             self._remove_all_but({self.newest(), self.best()})
