@@ -1,0 +1,81 @@
+"""What does a checkpoint cost: the copy for which training stops, the write behind it, its checksums, the reading?
+
+python bench/checkpoint.py --changes n_layer=12 n_head=12 n_embd=768 block_size=1024 vocab_size=50257
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import race
+import tyro
+from recipe import recipe
+
+
+def noise(leaf):
+    """As in the middle of a run: fresh moments are zeros, which Orbax packs into nothing."""
+    import jax
+
+    return jax.random.normal(jax.random.key(leaf.size), leaf.shape) if leaf.dtype == np.float32 else leaf
+
+
+def main(preset: str = "cpu", changes: tuple[str, ...] = (), rounds: int = 5, json: Path | None = None) -> None:
+    """Saves and reads the state of a run, some times over.
+
+    Args:
+        preset: Whose model and optimiser.
+        changes: Fields of it that are to be others: NAME=VALUE.
+        rounds: How often.
+        json: File to write the figures to.
+    """
+    import jax
+
+    import jaxgpt
+    from jaxgpt.runs import manifest
+    from jaxgpt.runs.checkpoints import Checkpoints
+    from jaxgpt.training import items, step
+
+    jaxgpt.setup()
+    config = recipe(preset, *changes)
+    state = jax.jit(lambda: step.init_state(config, np.dtype("float32")))()
+    parts = jax.tree.map(noise, items.of_state(jax.block_until_ready(state)))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
+    seconds: dict[str, list[float]] = {name: [] for name in ("stopped", "saved", "checksums", "read", "checked")}
+
+    def timed(name: str, work, *arguments) -> None:
+        began = time.perf_counter()
+        work(*arguments)
+        seconds[name].append(time.perf_counter() - began)
+
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+        for i in range(rounds):
+            began = time.perf_counter()
+            timed("stopped", checkpoints.save, i, parts, {})
+            checkpoints.wait()
+            seconds["saved"].append(time.perf_counter() - began)
+            timed("checksums", manifest.write, Path(folder, str(i)))
+            timed("checked", lambda i=i: [manifest.check(Path(folder, str(i)), name) for name in parts])
+            timed("read", checkpoints.restore, i, like)
+    saved = median(seconds["saved"])
+    what = {
+        "training stops for": "stopped",
+        "until it is saved, checksums included": "saved",
+        "of that, the checksums": "checksums",
+        "reading it, checksums included": "read",
+        "of that, the checksums ": "checked",
+    }
+    rows = [
+        (title, f"{median(seconds[name]):.2f} s", f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f} s")
+        for title, name in what.items()
+    ]
+    share = median(seconds["checksums"]) / (saved - median(seconds["checksums"]))
+    rows.append(("the checksums add to a save", f"{share:.1%}", ""))
+    title = f"A checkpoint of `{' '.join([preset, *changes])}`, {size / 1e9:.2f} GB"
+    race.report(title, ("", "median", "range"), rows, {"seconds": seconds, "bytes": size}, json)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
