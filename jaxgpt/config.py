@@ -26,6 +26,8 @@ from jaxgpt.fields import (
     type_problems,
 )
 
+WEIGHTS = ("float32", "bfloat16", "float16")  # types that a model is sampled in
+
 
 @dataclass(frozen=True)
 class ModelConfig(Plain):

@@ -47,10 +47,8 @@ def _evaluate(given: dict[str, Any]) -> None:
         process.setup()
         from jaxgpt.data import corpus
         from jaxgpt.runs.pretrained import load_pretrained  # not before it is needed: mistakes so far are told at once
-        from jaxgpt.runs.run import load
 
-    which = given.get("checkpoint", "newest")
-    run = load_pretrained(given["run"], which) if "run" in given else load(None, which)
+    run = load_pretrained(given.get("run"), given.get("checkpoint", "newest"))
     with _writer(given.get("losses"), run.tokenizer) as each:
         scored = run.evaluate(given.get("data"), text_field=given.get("text_field", "text"), each=each)
     figures = {

@@ -41,11 +41,11 @@ def _export(given: dict[str, Any]) -> None:
         from jaxgpt.model.huggingface import (
             MODELING,  # not before it is needed: what is wrong so far is told without JAX
         )
-        from jaxgpt.runs import pretrained, run
         from jaxgpt.runs.export import GGUF, export
+        from jaxgpt.runs.pretrained import load_pretrained
 
     path, which = given.get("run"), given.get("checkpoint", "newest")
-    source = run.load(None, which) if path is None else pretrained.load_pretrained(path, which)
+    source = load_pretrained(path, which)
     to = export(source, given["to"], given.get("format", "huggingface"))
     print(f"{shown(source.path)}, step {source.step:,}, is written to {shown(to)}")
     if (to / GGUF).exists():

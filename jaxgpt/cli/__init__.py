@@ -1,1 +1,1 @@
-"""The commands `train.py` and `sample.py`: flags, exit codes, and what a command does to its own process."""
+"""The commands `train.py` and `sample.py`, and what all commands share: flags, exit codes, their own process."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxgpt.cli import flags, process
 from jaxgpt.cli.command import program, run_command
 from jaxgpt.cli.flags import Flag
+from jaxgpt.config import WEIGHTS
 from jaxgpt.errors import UserError
 from jaxgpt.fields import Texts
 from jaxgpt.files import reason
@@ -20,7 +21,6 @@ ABOUT = """usage: {program} [--run PATH] [--prompt TEXT] [--tokens N ...]
 
 Write text with a trained GPT. Defaults are in brackets."""
 
-WEIGHTS = ("float32", "bfloat16", "float16")
 RUN_FLAGS = [
     Flag(
         "run",
@@ -70,10 +70,10 @@ def _sample(given: dict[str, Any]) -> None:
     how = {flag.name: flag.default for flag in SAMPLING_FLAGS if flag.default is not None} | given
     with process.uninterrupted():
         process.setup()
-        from jaxgpt.runs import pretrained, run  # not before it is needed: what is wrong so far is told without JAX
+        from jaxgpt.runs import pretrained  # not before it is needed: what is wrong so far is told without JAX
         from jaxgpt.runs.report import visible
 
-    trained = (run.load(None, which) if path is None else pretrained.load_pretrained(path, which)).cast(weights)
+    trained = pretrained.load_pretrained(path, which).cast(weights)
     shown = visible if sys.stdout.isatty() else str
     if as_json:
         for completion in trained.completions(prompts, **how):

@@ -86,9 +86,10 @@ def _finetune(given: dict[str, Any], out: Path | None) -> None:
     configs.override(TrainConfig(), **given)  # a wrong value is told before the weights are read
     with process.uninterrupted():
         process.setup()
-        from jaxgpt.training.finetune import load_source, recipe
+        from jaxgpt.runs.pretrained import load_pretrained
+        from jaxgpt.training.finetune import recipe
 
-    source = load_source(given.pop("init_from"))
+    source = load_pretrained(given.pop("init_from"))
     _begin(configs.validate(configs.override(recipe(source, training), **given)), out, source)
 
 

@@ -38,12 +38,15 @@ FILES = [
 ]
 
 
-def load_pretrained(name: str | os.PathLike[str], which: str = "newest") -> Run:
+def load_pretrained(name: str | os.PathLike[str] | None, which: str = "newest") -> Run:
     """What `init_from` names: a run's folder, by `run.load(name, which)`, or else what `from_huggingface` takes.
+    None is the newest run below `runs/`.
 
     Raises:
         UserError: as those two.
     """
+    if name is None:
+        return run.load(None, which)
     folder = RunFolder(name)
     if folder.metrics.exists() or folder.checkpoints.exists() or not (folder.path.is_dir() or _on_hub(str(name))):
         return run.load(name, which)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgpt import config as configs
 from jaxgpt import evaluation, fields, sampling
-from jaxgpt.config import TrainConfig
+from jaxgpt.config import WEIGHTS, TrainConfig
 from jaxgpt.data import dataset
 from jaxgpt.data.corpus import Data
 from jaxgpt.data.token_files import TokenFile
@@ -32,7 +32,6 @@ from jaxgpt.sampler import Sampler
 from jaxgpt.sampling import Drawn
 
 FORMAT = 2  # of the checkpoints that are written; training/items.py has the older ones
-WEIGHTS = ("float32", "bfloat16", "float16")  # types that a model is sampled in
 MAY_CHANGE = ("max_steps", "data")  # of a run's config, between two stretches of training
 
 

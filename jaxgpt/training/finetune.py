@@ -45,13 +45,7 @@ def finetune(source: str | PathLike[str] | Run, **changes: Any) -> TrainConfig:
     Raises:
         UserError: for weights that cannot be read, and fields that do not exist.
     """
-    return override(recipe(source if isinstance(source, Run) else load_source(source)), **changes)
-
-
-def load_source(source: str | PathLike[str]) -> Run:
-    """What `source` names. A folder is known by its path from here on, wherever the current folder is."""
-    name = os.path.expanduser(os.fspath(source))
-    return load_pretrained(os.path.abspath(name) if os.path.isdir(name) else os.fspath(source))
+    return override(recipe(source if isinstance(source, Run) else load_pretrained(source)), **changes)
 
 
 def recipe(source: Run, training: TrainConfig | None = None) -> TrainConfig:
