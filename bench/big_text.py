@@ -63,7 +63,7 @@ def training(folder: Path, steps: int, rounds: int) -> tuple[dict[str, list[floa
     def run(name: str, make_steps, tokens) -> None:
         if name not in done:
             train_steps = make_steps(config, dtype, placement, tokens)
-            state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=placement.state)()
+            state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=placement.replicated)()
             done[name], speeds[name] = [train_steps, train_steps(state, 0, 1)[0], 1], []
         train_steps, state, at = done[name]
         began = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What does a checkpoint cost: the copy for which training stops, the write behind it, its checksums, the reading?
+"""What does a checkpoint cost: the copy for which training stops, the write behind it, its checksums, what makes it
+outlive a power cut, the reading?
 
 python bench/checkpoint.py --changes n_layer=12 n_head=12 n_embd=768 block_size=1024 vocab_size=50257
 """
@@ -33,8 +34,8 @@ def main(preset: str = "cpu", changes: tuple[str, ...] = (), rounds: int = 5, js
     import jax
 
     import jaxgpt
+    from jaxgpt.runs import checkpoints as saving
     from jaxgpt.runs import manifest
-    from jaxgpt.runs.checkpoints import Checkpoints
     from jaxgpt.training import items, step
 
     jaxgpt.setup()
@@ -43,27 +44,36 @@ def main(preset: str = "cpu", changes: tuple[str, ...] = (), rounds: int = 5, js
     parts = jax.tree.map(noise, items.of_state(jax.block_until_ready(state)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
-    seconds: dict[str, list[float]] = {name: [] for name in ("stopped", "saved", "checksums", "read", "checked")}
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("stopped", "saved", "checksums", "synced", "read", "checked")
+    }
 
-    def timed(name: str, work, *arguments) -> None:
+    def timed_within(module, function: str, name: str) -> None:
+        work = getattr(module, function)
+        setattr(module, function, lambda *arguments, **options: timed(name, work, *arguments, **options))
+
+    def timed(name: str, work, *arguments, **options) -> None:
         began = time.perf_counter()
-        work(*arguments)
+        work(*arguments, **options)
         seconds[name].append(time.perf_counter() - began)
 
-    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+    timed_within(manifest, "write", "checksums")
+    timed_within(saving, "sync", "synced")
+    with tempfile.TemporaryDirectory() as folder, saving.Checkpoints(folder) as checkpoints:
         for i in range(rounds):
             began = time.perf_counter()
             timed("stopped", checkpoints.save, i, parts, {})
             checkpoints.wait()
             seconds["saved"].append(time.perf_counter() - began)
-            timed("checksums", manifest.write, Path(folder, str(i)))
             timed("checked", lambda i=i: [manifest.check(Path(folder, str(i)), name) for name in parts])
             timed("read", checkpoints.restore, i, like)
-    saved = median(seconds["saved"])
+    synced = seconds["synced"]
+    seconds["synced"] = [files + folder for files, folder in zip(synced[::2], synced[1::2], strict=True)]
     what = {
         "training stops for": "stopped",
         "until it is saved, checksums included": "saved",
         "of that, the checksums": "checksums",
+        "of that, the wait for the disk to have all of it": "synced",
         "reading it, checksums included": "read",
         "of that, the checksums ": "checked",
     }
@@ -71,8 +81,9 @@ def main(preset: str = "cpu", changes: tuple[str, ...] = (), rounds: int = 5, js
         (title, f"{median(seconds[name]):.2f} s", f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f} s")
         for title, name in what.items()
     ]
-    share = median(seconds["checksums"]) / (saved - median(seconds["checksums"]))
-    rows.append(("the checksums add to a save", f"{share:.1%}", ""))
+    for part, name in {"the checksums add": "checksums", "the wait adds": "synced"}.items():
+        shares = [one / (saved - one) for one, saved in zip(seconds[name], seconds["saved"], strict=True)]
+        rows.append((f"{part} to a save", f"{median(shares):.1%}", f"{min(shares):.1%} to {max(shares):.1%}"))
     title = f"A checkpoint of `{' '.join([preset, *changes])}`, {size / 1e9:.2f} GB"
     race.report(title, ("", "median", "range"), rows, {"seconds": seconds, "bytes": size}, json)
 

@@ -32,7 +32,7 @@ def contestant(name: str, preset: str):
         matrices = {i: x for i, x in enumerate(jax.tree.leaves(blocks)) if x.ndim == 2}
         return matrices, tx.init(matrices)
 
-    everywhere = placement.state
+    everywhere = placement.replicated
     grads, state = jax.jit(start, out_shardings=everywhere)()
     options = backend.compiler_options(placement.platform)
     update = jax.jit(tx.update, in_shardings=everywhere, out_shardings=everywhere, compiler_options=options)

@@ -12,7 +12,7 @@ VOCABULARY = 65  # of tiny Shakespeare
 def recipe(preset: str, *changes: str) -> TrainConfig:
     """The preset, with each of `changes` (NAME=VALUE) made."""
     values = {"vocab_size": VOCABULARY}
-    for name, value in (change.split("=") for change in changes):
+    for name, value in (change.split("=", 1) for change in changes):
         values[name] = value
         with contextlib.suppress(ValueError):  # a word
             values[name] = json.loads(value)

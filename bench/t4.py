@@ -1,72 +1,123 @@
-"""What would a training step cost on a Tesla T4? Compiles it for one, on a machine that needs no GPU, and counts.
+"""What would jaxgpt's programs cost on a Tesla T4? Compiles them for one, on a machine that needs no GPU, and counts.
 
-python bench/t4.py --verbose --json out.json
+    python bench/t4.py --verbose --json out.json
+    python bench/t4.py --devices 2
 
 It needs `pip install -r requirements.txt` on Linux x86-64, for XLA's CUDA compiler, and no driver. Nothing is run, so
 nothing is timed: the roofline is the time in which a T4 could do all this, were every operation to run either at the
 full width of its memory or at the full speed of its tensor cores, whichever takes longer for it, one after another.
-The program is the loop that train.py calls; what is counted is a call that makes one step.
-XLA picks the libraries' kernels by trying them out on the GPU, which it cannot do here: they may differ on a real T4.
+Of the loop that train.py calls, a call that makes one step is counted.
 """
 
 import collections
-import importlib.util
-import os
+import itertools
 import re
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import hlo
 import race
+import targets
 import tyro
+from targets import Target
 
-MEMORY_BYTES = 14e9  # of 16 GB: what is left beside the driver and the libraries
-BYTES_PER_SECOND = 320e9
-TENSOR_FLOPS = 65e12  # float16, on tensor cores
-PLAIN_FLOPS = 8.1e12  # float32
 STEPS = 5000
 REALISTIC = 2  # times the roofline
-
-# XLA's GpuTargetConfigProto, from which it knows a device that is not there.
-T4 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 65536
-  threads_per_core_limit: 1024 core_count: 40 fpus_per_core: 64
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 320000000000 l2_cache_size: 4194304 clock_rate_ghz: 1.59 device_memory_size: 15843721216
-  shared_memory_per_block_optin: 65536 cuda_compute_capability { major: 7 minor: 5 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 28 } runtime_version { major: 12 minor: 9 patch: 0 }
-device_description_str: "Tesla T4"
-"""
+TEXT_TOKENS = 1_003_854  # of tiny Shakespeare's training split
+STEP, INIT, HOST_STEP = "training steps, one of them", "first weights", "a training step, its batch from the host"
 
 
-def compile_step(preset: str):
-    """The program that train.py calls for training steps of `preset`, in the type that `auto` picks for a T4, compiled
-    for one."""
-    # Before JAX is imported: its CUDA plugin must not look for a GPU, and nothing here runs on one.
-    os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+def training(config: Any, devices: list[Any]) -> Iterator[tuple[str, Any]]:
+    """What train.py has on the device, lowered: by its name."""
     import jax
     import numpy as np
-    from jax.experimental import topologies
 
-    from jaxgpt import presets
+    from jaxgpt import evaluation
     from jaxgpt.device import precision, sharding
+    from jaxgpt.model import build
     from jaxgpt.training import feed, step
 
-    topology = topologies.get_topology_desc(platform="cuda", target_config=T4, topology="1x1x1")
-    placement = sharding.place(list(topology.devices))
-    config = presets.preset(preset, vocab_size=65)
-    dtype, _ = precision.choose(config.dtype, topology.devices[0])
-    state = step.abstract_state(config, dtype, placement)
-    text = jax.ShapeDtypeStruct((1_003_854,), np.uint16, sharding=placement.state)
-    return feed.device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
+    c, m = config, config.model
+    mesh = f"data={len(devices)}"
+    placement = sharding.for_training(c.batch_size, m.block_size, build.n_params(m), c.micro_batches, mesh, devices)
+    dtype, _ = precision.choose(c.dtype, devices[0])
+    state = step.abstract_state(c, dtype, placement)
+    shaped = partial(jax.ShapeDtypeStruct, dtype=np.int32)
+
+    text = jax.ShapeDtypeStruct((TEXT_TOKENS,), np.uint16, sharding=placement.replicated)
+    yield STEP, feed.device_loop(c, dtype, placement).lower(state, text, np.int32(1))
+    windows = jax.ShapeDtypeStruct((c.batch_size, m.block_size + 1), np.uint16, sharding=placement.batch)
+    yield HOST_STEP, feed.host_step(c, dtype, placement).lower(state, windows)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    yield INIT, jax.jit(partial(step.init_state, c, dtype), out_shardings=shardings).lower()
+    B = c.batch_size // placement.micro_batches
+    rows = -(-c.eval_windows // B)
+    windows = shaped((rows, B, m.block_size + 1), sharding=placement.rows_of_batches)
+    skips = shaped((rows, B), sharding=placement.rows_of_batches)
+    evaluate = evaluation.make_total_loss(c, dtype, placement)
+    yield f"evaluation, {rows * B} windows", evaluate.lower(state.eval_params, windows, skips)
 
 
-def seconds(cost: hlo.Cost) -> float:
-    """The roofline of one operation, over all the times that it runs."""
-    peak = TENSOR_FLOPS if cost.product and cost.product[:2] == ("f16", "f16") else PLAIN_FLOPS
-    return cost.times * max(cost.bytes / BYTES_PER_SECOND, cost.flops / peak)
+def sampling(config: Any, device: Any) -> Iterator[tuple[str, Any]]:
+    """What sample.py has on the device, and train.py for its samples, lowered: by its name."""
+    import jax
+    import numpy as np
+
+    from jaxgpt import sampling
+    from jaxgpt.device import sharding
+    from jaxgpt.model import build
+    from jaxgpt.sampler import Sampler
+
+    placement = sharding.place([device])
+    graph, how = sampling._graph(build.graph(config.model)), sampling.How(Sampler(), logprobs=False)
+    on_device = partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated))
+    params = on_device(build.abstract_params(config.model))
+    key = on_device(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+    i, T, chunk = np.int32(0), config.model.block_size, sampling.CHUNK
+    capacities = sorted({min(T, sampling.MIN_CAPACITY << doublings) for doublings in range(T.bit_length())})
+
+    def window(capacity: int, rows: int = 1):
+        return jax.ShapeDtypeStruct((rows, capacity), np.int32, sharding=placement.replicated)
+
+    # Of one text, or of several whose prompts are of the same length
+    states = {}
+    for capacity in (capacities[0], T):
+        read = sampling._prefill.lower(graph, placement, 1, params, window(capacity), i)
+        yield f"a prompt of up to {capacity} tokens read", read
+        states[capacity] = on_device(read.out_info)
+    for before, after in itertools.pairwise(capacities):
+        enlarged = sampling._extend.lower(after, states[before])
+        yield f"the cache enlarged from {before} to {after}", enlarged
+        states[after] = on_device(enlarged.out_info)
+    for capacity in capacities:
+        yield (
+            f"{chunk} tokens drawn, {capacity} in the cache",
+            sampling._decode.lower(graph, how, chunk, params, states[capacity], key, i),
+        )
+
+    # Of two texts whose prompts are of different lengths
+    keys = on_device(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)))
+    blank = sampling._blank_each.lower(graph, placement, 2, T, params)
+    yield "two texts, an empty cache", blank
+    state = on_device(blank.out_info)
+    rows = np.zeros(1, np.int32)
+    read = sampling._prefill_some.lower(graph, placement, T, params, state, rows, window(T), i)
+    yield f"two texts, a prompt of up to {T} tokens read", read
+    yield (
+        f"two texts, {chunk} tokens drawn, {T} in the cache",
+        sampling._decode_each.lower(graph, how, chunk, params, state, keys, i),
+    )
+
+
+def row(name: str, compiled: Any, target: Target) -> tuple:
+    """Of the table of programs."""
+    costs = hlo.Program(compiled.as_text()).costs
+    peak, moved = targets.peak_bytes(compiled.memory_analysis()), sum(c.times * c.bytes for c in costs)
+    milliseconds = 1e3 * sum(map(target.seconds, costs))
+    times = sum(c.times for c in costs)
+    return name, f"{peak / 1e9:.2f} GB", times, f"{moved / 1e9:.2f} GB", f"{milliseconds:.1f} ms"
 
 
 def products(costs: list[hlo.Cost]) -> list[tuple]:
@@ -99,45 +150,61 @@ def movers(costs: list[hlo.Cost], count: int) -> list[tuple]:
     return [(f"`{s}`", kind, number[s, kind], f"{b / 1e9:.2f} GB") for (s, kind), b in bytes_of.most_common(count)]
 
 
-def problems(program: str, costs: list[hlo.Cost], peak_bytes: float) -> list[str]:
+def problems(program: str, costs: list[hlo.Cost], peak: float, target: Target) -> list[str]:
     """What would be slow or impossible on a T4."""
     wrong = []
     if slow := {c.product for c in costs if c.product and c.product[:2] != ("f16", "f16")}:
         wrong.append(f"matrix products without tensor cores: {sorted(slow)}")
     if re.search(r"\bbf16\[", program):
         wrong.append("bfloat16 in the program, which a T4 does not have")
-    if peak_bytes > MEMORY_BYTES:
-        wrong.append(f"{peak_bytes / 1e9:.2f} GB of memory, of {MEMORY_BYTES / 1e9:.0f}")
+    if peak > target.memory_bytes:
+        wrong.append(f"{peak / 1e9:.2f} GB of memory, of {target.memory_bytes / 1e9:.0f}")
     return wrong
 
 
-def main(preset: str = "t4", verbose: bool = False, json: Path | None = None) -> None:
-    """Counts what a training step costs on a Tesla T4, without one.
+def main(preset: str = "t4", devices: Literal[1, 2] = 1, verbose: bool = False, json: Path | None = None) -> None:
+    """Counts what the programs of train.py and sample.py cost on a Tesla T4, without one.
 
     Args:
         preset: Whose size, batch and dropout.
+        devices: How many T4 share a batch; Kaggle lends two.
         verbose: Show also what moves the most bytes.
-        json: File to write the figures to.
+        json: File to write the figures of the training step to.
     """
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise SystemExit("error: JAX's CUDA plugin is not installed here; pip install -r requirements.txt brings it")
-    compiled = compile_step(preset)
-    text, memory = compiled.as_text(), compiled.memory_analysis()
-    costs = hlo.Program(text).costs
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    name = "t4" if devices == 1 else "t4x2"
+    found, compiler = targets.devices(name)
+    target = targets.TARGETS[name]
+
+    from jaxgpt import presets
+
+    config = presets.preset(preset, vocab_size=65)
+    rows = []
+    for program, lowered in [*training(config, found), *sampling(config, found[0])]:
+        compiled = lowered.compile()
+        rows.append(row(program, compiled, target))
+        if program == STEP:
+            step = compiled
+    text, memory = step.as_text(), step.memory_analysis()
+    program = hlo.Program(text)
+    costs, exchanges = program.costs, program.collectives
+    peak = targets.peak_bytes(memory)
     moved, flops = (sum(c.times * getattr(c, what) for c in costs) for what in ("bytes", "flops"))
-    roofline = sum(map(seconds, costs))
-    rows = [
+    roofline = sum(map(target.seconds, costs))
+    sent = sum(c.times * c.sent for c in exchanges)
+    sending = sent / target.link_bytes_per_second
+    details = [
         ("memory: arguments", f"{memory.argument_size_in_bytes / 1e9:.2f} GB"),
         ("memory: temporaries", f"{memory.temp_size_in_bytes / 1e9:.2f} GB"),
-        ("memory: together, at the peak", f"{peak / 1e9:.2f} GB of {MEMORY_BYTES / 1e9:.0f}"),
+        ("memory: together, at the peak", f"{peak / 1e9:.2f} GB of {target.memory_bytes / 1e9:.0f}"),
         ("operations on the GPU", f"{sum(c.times for c in costs)}"),
-        ("bytes moved", f"{moved / 1e9:.2f} GB, {1e3 * moved / BYTES_PER_SECOND:.1f} ms at 320 GB/s"),
-        ("matrix products", f"{flops / 1e12:.3f} TFLOP, {1e3 * flops / TENSOR_FLOPS:.1f} ms at 65 TFLOP/s"),
+        ("bytes moved", f"{moved / 1e9:.2f} GB, {1e3 * moved / target.bytes_per_second:.1f} ms at 320 GB/s"),
+        ("matrix products", f"{flops / 1e12:.3f} TFLOP, {1e3 * flops / target.flops['f16']:.1f} ms at 65 TFLOP/s"),
         ("roofline", f"{1e3 * roofline:.1f} ms"),
-        (f"{STEPS:,} steps at {REALISTIC} x roofline", f"{STEPS * REALISTIC * roofline / 60:.1f} min"),
+        (f"{STEPS:,} steps at {REALISTIC} x roofline", f"{STEPS * REALISTIC * (roofline + sending) / 60:.1f} min"),
     ]
+    if devices > 1:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in collections.Counter(c.kind for c in exchanges).items())
+        details.insert(-1, ("exchanged", f"{kinds}: {sent / 1e6:.1f} MB sent, {1e3 * sending:.1f} ms at 10 GB/s"))
     figures = {
         "memory_bytes": {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes},
         "peak_bytes": peak,
@@ -145,14 +212,18 @@ def main(preset: str = "t4", verbose: bool = False, json: Path | None = None) ->
         "bytes_moved": moved,
         "flops": flops,
         "roofline_seconds": roofline,
+        "bytes_sent": sent,
     }
-    print(f"Matrix products of a training step of `{preset}`, compiled for a Tesla T4\n")
+    for_it = f"compiled for {'a Tesla T4' if devices == 1 else 'each of two Tesla T4'} by {compiler}"
+    print(f"The programs of train.py and sample.py with `{preset}`, {for_it}\n")
+    race.table(("program", "memory at the peak", "operations", "bytes moved", "roofline"), rows)
+    print(f"\nMatrix products of a training step of `{preset}`, {for_it}\n")
     race.table(("operands", "summed in", "result", "number", "work", "tensor cores"), products(costs))
     if verbose:
         print("\nWhat moves the most bytes\n")
         race.table(("from", "as", "number", "bytes moved"), movers(costs, 25))
-    race.report(f"A training step of `{preset}`, compiled for a Tesla T4", ("", "per step"), rows, figures, json)
-    if wrong := problems(text, costs, peak):
+    race.report(f"A training step of `{preset}`, {for_it}", ("", "per step"), details, figures, json)
+    if wrong := problems(text, costs, peak, target):
         raise SystemExit("error: " + "; ".join(wrong))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from jaxgpt.device import mesh as meshes
 from jaxgpt.errors import UserError
 from jaxgpt.fields import (
     Bounds,
@@ -65,6 +66,9 @@ class ModelConfig(Plain):
     """Whether queries and keys are RMS-normalised (https://arxiv.org/abs/2010.04245)."""
     value_shift: bool = False
     """Whether half of each head's values are those of the token before (token shift, https://arxiv.org/abs/2305.13048)."""
+    remat: bool = False
+    """Whether what a block computes is computed again for its gradient instead of kept: a third more time, for a small
+    part of the memory (https://arxiv.org/abs/1604.06174). It changes no result."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ class TrainConfig(Plain):
     once, in another order."""
     micro_batches: CountOrZero = 0
     """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
-    memory. 0 chooses by the device: what stays near a CPU's cache, one part on a GPU."""
+    memory. 0 chooses by the device: what stays near a CPU's cache, or what fills a GPU."""
+    mesh: str = ""
+    """The devices that train, and what they share: as data=4,fsdp=2, with the axes `data`, rows of the batch; `fsdp`,
+    rows and weights; `tensor`, heads and channels. -1 is as many as there are. Left out: all in data parallel, as far
+    as they get equal shares of a batch."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others."""
     learning_rate: Positive = 1e-3
@@ -211,6 +219,10 @@ def _contradictions(config: TrainConfig) -> list[str]:
     """Values that are possible, but not together."""
     c, m = config, config.model
     problems = []
+    try:
+        meshes.parse(c.mesh)
+    except UserError as problem:
+        problems.append(str(problem))
     if m.n_head > 0 and m.n_embd % m.n_head:
         problems.append(f"`n_head` ({m.n_head}) must divide `n_embd` ({m.n_embd})")
     elif m.n_head > 0 and m.n_embd // m.n_head % 2:

@@ -5,7 +5,6 @@ Windows lie end to end, so a token is predicted from those before it in its wind
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from jaxgpt.data import batches
 from jaxgpt.data.token_files import Tokens
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.device import precision, sharding
-from jaxgpt.device.sharding import AXIS, Placement
+from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
 
 TOKENS_AT_ONCE = 8192  # that `token_losses` reads
@@ -43,7 +42,7 @@ def make_evaluate(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -
             missing = rows * B - len(starts[part])
             windows = batches.windows(tokens, np.pad(starts[part], (0, missing)), T).reshape(rows, B, T + 1)
             skipped = np.pad(skips[part], (0, missing), constant_values=T).reshape(rows, B)
-            windows, skipped = jax.device_put((windows, skipped), placement.rows_of_batches)
+            windows, skipped = (sharding.put(x, placement.rows_of_batches) for x in (windows, skipped))
             loss += total_loss(params, windows, skipped).item()
             count += (T - skips[part]).sum()
         return float(loss / count)
@@ -56,12 +55,10 @@ def make_total_loss(config: TrainConfig, dtype: jnp.dtype, placement: Placement)
     first `skips` (N, B) of each; batch by batch."""
     graphdef = build.graph(config.model)
     T = config.model.block_size
-    specs = (P(), P(None, AXIS), P(None, AXIS))
+    param_specs = placement.specs(build.abstract_params(config.model))
 
-    @jax.jit
-    @partial(jax.shard_map, mesh=placement.mesh, in_specs=specs, out_specs=P(), check_vma=False)
     def total_loss(params, windows, skips):
-        params = precision.cast(params, dtype)
+        params = precision.cast(sharding.gather(params, param_specs, dtype), dtype)
 
         def add(total, batch):
             windows, skips = batch
@@ -70,9 +67,10 @@ def make_total_loss(config: TrainConfig, dtype: jnp.dtype, placement: Placement)
             return total + jnp.where(jnp.arange(T) >= skips[:, None], losses, 0).sum(), None
 
         total, _ = jax.lax.scan(add, jnp.float32(0), (windows, skips))
-        return jax.lax.psum(total, AXIS)
+        return jax.lax.psum(total, ROWS)
 
-    return total_loss
+    rows = P(None, ROWS)
+    return jax.jit(sharding.share_rows(total_loss, placement, (param_specs, rows, rows), P()))
 
 
 class Score(NamedTuple):
@@ -133,7 +131,7 @@ def token_losses(config: ModelConfig, params: Any, tokens: Any, dtype: jnp.dtype
     B = min(len(starts), max(1, TOKENS_AT_ONCE // T))
     placement = sharding.for_training(B, T, build.n_params(config), micro_batches=1)
     losses = _make_losses(build.graph(config), dtype, placement)
-    params = jax.device_put(params, placement.state)
+    params = jax.device_put(params, placement.replicated)
     for first in range(0, len(starts), B):
         part = slice(first, first + B)
         missing = B - len(starts[part])
@@ -145,9 +143,7 @@ def token_losses(config: ModelConfig, params: Any, tokens: Any, dtype: jnp.dtype
 def _make_losses(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement) -> Callable:
     """The jitted `losses(params, windows)`: (B, T + 1) tokens to the losses of the last T, (B, T)."""
 
-    @jax.jit
-    @partial(jax.shard_map, mesh=placement.mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
     def losses(params, windows):
         return nnx.merge(graphdef, precision.cast(params, dtype)).losses(*batches.inputs_and_targets(windows))
 
-    return losses
+    return jax.jit(sharding.share_rows(losses, placement, (P(), P(ROWS)), P(ROWS)))

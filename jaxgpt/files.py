@@ -1,12 +1,34 @@
-"""Files that are written whole or not at all, and their names as people read and type them."""
+"""Files that are read and written whole or not at all, and their names as people read and type them."""
 
 import contextlib
+import errno
 import os
 import shlex
+import stat
 import uuid
 from pathlib import Path
 
+LARGEST = 2**27  # bytes of a file that is read whole: the largest tokenizer.json have a quarter of that
 LONGEST = 300  # characters of a name in a message; the middle of a longer one is left out
+
+
+def read_whole(path: str | Path, pipe: bool = False) -> bytes:
+    """The content of a file that fits in memory by its nature, as JSON does, wherever it comes from.
+
+    Args:
+        pipe: whether it may come through a pipe, for which one may have to wait.
+
+    Raises:
+        OSError: for what is no file, such as a device, which may never end, or is larger than `LARGEST`.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (pipe and stat.S_ISFIFO(mode))):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    with open(path, "rb") as file:  # of a folder, this says what is wrong
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST // 2**20} MiB", str(path))
+    return content
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -31,13 +53,27 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.unlink(partial)
 
 
+def sync(folder: Path, below: bool = True) -> None:
+    """Waits until a folder, with all that lies `below` it, is on the disk, where a power cut leaves it.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    for path in [*folder.rglob("*"), folder] if below else [folder]:
+        if os.name != "nt" or path.is_file():  # Windows opens no folders
+            descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def shown(path: str | Path) -> str:
     """`path` for a message: relative to the current folder where it lies below it, on one line, never too long."""
     name = _relative(path)
     if len(name) > LONGEST:
         name = f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
-    # control characters, and bytes that are not UTF-8, which no terminal takes
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return _printable(name)
 
 
 def quoted(path: str | Path) -> str:
@@ -52,7 +88,7 @@ def quoted(path: str | Path) -> str:
 
 def reason(problem: Exception) -> str:
     """What went wrong, on one line, without the path that an `OSError` repeats."""
-    return " ".join(str(getattr(problem, "strerror", None) or problem).split())
+    return _printable(" ".join(str(getattr(problem, "strerror", None) or problem).split()))
 
 
 def _relative(path: str | Path) -> str:
@@ -60,6 +96,11 @@ def _relative(path: str | Path) -> str:
         return str(Path(path).relative_to(Path.cwd()))
     except (OSError, ValueError):  # the current folder is gone, or `path` is not below it
         return str(path)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, and bytes that are not UTF-8, which no terminal takes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _escaped(character: str) -> str:

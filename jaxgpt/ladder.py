@@ -70,7 +70,7 @@ def measure(run: Run) -> dict[str, float]:
     tokens = run.tokenizer.encode(corpus.load(config.data))
     placement = step.placement(config)
     evaluate = make_evaluate(config, jnp.dtype("float32"), placement)
-    params = jax.device_put(build.params_of(run.model), placement.state)
+    params = jax.device_put(build.params_of(run.model), placement.replicated)
     losses = {}
     for i, (name, text) in enumerate(zip(("train", "val"), batches.split(tokens), strict=True)):
         key = jax.random.fold_in(jax.random.key(config.seed), i)

@@ -3,6 +3,7 @@
 It needs little memory, uses all cores, and can be stopped at any moment: the same call goes on, to the same bytes.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -27,7 +28,7 @@ from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from jaxgpt.data.vocabulary import token_type
 from jaxgpt.errors import UserError
 from jaxgpt.fields import Texts
-from jaxgpt.files import quoted, reason, shown, write_atomically
+from jaxgpt.files import quoted, read_whole, reason, shown, write_atomically
 from jaxgpt.runs.progress import Progress
 from jaxgpt.runs.report import Report, count
 
@@ -120,20 +121,25 @@ def prepare(
     if not 0 < val_share < 1:
         raise UserError(f"`val_share` must be above 0 and below 1, not {val_share}")
     job = _job(data, tokenizer, vocab_size, text_field, val_share)
+    is_new = not os.path.lexists(folder)
     with Report(quiet) as report, _claimed(folder):
         state = _begun(folder, job)
         if state is None:
             manifest = token_files.read_manifest(folder)
             report.note(f"{shown(folder)} is prepared already")
             return manifest or {}
-        used = _tokenizer(folder, job, data, report)
-        if state.batches:
-            report.note(f"going on after {count(state.tokens, used.unit)}")
-        counts = Counts()
-        pieces = counts.watched(corpus.pieces(data, text_field, counts.read))
-        if not state.characters:
-            batches = encoding.batches(pieces, used)
-            state = _encode(folder, state, batches, used, counts, corpus.n_bytes(data), report)
+        try:
+            used = _tokenizer(folder, job, data, report)
+            if state.batches:
+                report.note(f"going on after {count(state.tokens, used.unit)}")
+            counts = Counts()
+            pieces = counts.watched(corpus.pieces(data, text_field, counts.read))
+            if not state.characters:
+                batches = encoding.batches(pieces, used)
+                state = _encode(folder, state, batches, used, counts, corpus.n_bytes(data), report)
+        except UserError:
+            _forget(folder, is_new)
+            raise
         _split(folder, state, _dtype(used))
         return _finished(folder, state, used)
 
@@ -193,10 +199,12 @@ def _begun(folder: Path, job: dict[str, Any]) -> State | None:
     if done is None and not path.exists() and any(file.name != ".lock" for file in folder.iterdir()):
         raise UserError(f"{shown(folder)} exists and is not overwritten: choose another `to`")
     try:
-        state = State(done["job"]) if done else State(**json.loads(path.read_bytes()))
+        state = State(done["job"]) if done else State(**json.loads(read_whole(path)))
+        if not isinstance(state.job, dict) or not all(type(n) is int and n >= 0 for n in state[1:]):
+            raise ValueError("not as it was written")
     except FileNotFoundError:
         state = State({})
-    except (ValueError, TypeError, KeyError) as problem:
+    except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise UserError(f"{shown(folder)} has a damaged {path.name}: delete it, and begin anew") from problem
     if state.job == job:
         return None if done else state
@@ -207,6 +215,19 @@ def _begun(folder: Path, job: dict[str, Any]) -> State | None:
     (folder / TOKENIZER).unlink(missing_ok=True)  # nothing is lost
     _save(folder, State(job))
     return State(job)
+
+
+def _forget(folder: Path, is_new: bool) -> None:
+    """Removes what was made of a text that cannot be prepared, unless a part of it is saved, and the folder if it is
+    new."""
+    if json.loads((folder / STATE).read_bytes())["batches"]:
+        return
+    with contextlib.suppress(OSError):  # what is left does no harm: it is begun anew
+        for name in (ALL, TOKENIZER, STATE):
+            (folder / name).unlink(missing_ok=True)
+        if is_new:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def _save(folder: Path, state: State) -> None:

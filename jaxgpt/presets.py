@@ -53,6 +53,25 @@ def _speedrun(preset: str, **changes: Any) -> TrainConfig:
     return override(recipe, **changes)
 
 
+def _gpt2(preset: str, n_layer: int, n_head: int, n_embd: int, learning_rate: float, **changes: Any) -> TrainConfig:
+    """nanoGPT's recipe for GPT-2, half a million tokens an update; the learning rates of the larger ones are those of
+    GPT-3 at these sizes (Brown et al. 2020, https://arxiv.org/abs/2005.14165, table 2.1)."""
+    recipe = TrainConfig(
+        preset=preset,
+        tokenizer="gpt2",
+        model=ModelConfig(block_size=1024, n_layer=n_layer, n_head=n_head, n_embd=n_embd, bias=False),
+        max_steps=600_000,
+        batch_size=480,
+        learning_rate=learning_rate,
+        min_learning_rate=learning_rate / 10,
+        warmup_steps=2000,
+        beta2=0.95,
+        eval_interval=1000,
+        eval_windows=2400,
+    )
+    return override(recipe, **changes)
+
+
 PRESETS = {
     # nanoGPT's recipe for a laptop: val loss 1.88 by its README, on 20 random batches.
     "cpu": TrainConfig(
@@ -121,6 +140,11 @@ PRESETS = {
         muon_momentum=0.95,
         eval_interval=100,
     ),
+    # GPT-2's sizes, for a large text: docs/scaling.md says which machine fits which.
+    "gpt2": _gpt2("gpt2", 12, 12, 768, 6e-4),
+    "gpt2-medium": _gpt2("gpt2-medium", 24, 16, 1024, 3e-4, remat=True),
+    "gpt2-large": _gpt2("gpt2-large", 36, 20, 1280, 2.5e-4, remat=True, mesh="fsdp=-1"),
+    "gpt2-xl": _gpt2("gpt2-xl", 48, 25, 1600, 2e-4, remat=True, mesh="fsdp=-1"),
     # The ladder below it, with the losses that docs/ladder.md compares.
     "bigram": _rung("bigram", 10_000),
     "head": _rung("head", 5_000),

@@ -75,7 +75,7 @@ def _prefill(graph: _Graph, placement: Placement, copies: int, params, window: j
     among the devices of `placement`."""
     state = _read(graph, params, window, length)
     state = DecodeState(state.cache.repeated(copies), jnp.tile(state.logits, (copies, 1)))
-    shardings = jax.tree.map(lambda x: placement.batch if x.ndim else placement.state, state)
+    shardings = jax.tree.map(lambda x: placement.batch if x.ndim else placement.replicated, state)
     return jax.lax.with_sharding_constraint(state, shardings)
 
 
@@ -186,7 +186,7 @@ class _Together(_Batch):
 
     def read(self, text: np.ndarray, lengths: np.ndarray, full: np.ndarray, capacity: int) -> None:
         copies = len(self.keys) // len(text)
-        on = self.placement.batch if copies == 1 else self.placement.state
+        on = self.placement.batch if copies == 1 else self.placement.replicated
         windows = jax.device_put(_windows(text, lengths, capacity), on)
         length = jnp.int32(lengths[0])
         self.state = _prefill(self.graph, self.placement, copies, self.params, windows, length)
@@ -241,7 +241,7 @@ def stream(
     B = samples * R
     placement = sharding.for_sampling(B)
     graphdef, state = nnx.split(model)
-    params = jax.device_put(nnx.to_pure_dict(state), placement.state)
+    params = jax.device_put(nnx.to_pure_dict(state), placement.replicated)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(B) // R)
     keys = jax.device_put(keys, placement.batch)
     chunk = max(1, min(CHUNK, S // 2))

@@ -33,6 +33,16 @@ SPEAKERS = ("ROMEO", "JULIET", "NURSE")
 WORDS = "the night is young and so are we my lord but soft what light through yonder window breaks".split()  # noqa: SIM905
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="trials of reliability at their full size (an hour or so)")
+
+
+@pytest.fixture(scope="session")
+def thorough(request) -> bool:
+    """Whether a trial of reliability is to be repeated as often as docs/reliability.md says, or a few times only."""
+    return request.config.getoption("thorough")
+
+
 @pytest.fixture(scope="session")
 def text() -> str:
     """A few thousand characters of nonsense dialogue, the same in every session."""

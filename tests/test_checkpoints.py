@@ -1,6 +1,8 @@
-"""What is saved comes back bit for bit, the newest and the best stay, and what goes wrong is told by its cause."""
+"""What is saved comes back bit for bit, the newest two and the best stay, and what goes wrong is told by its cause."""
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -19,7 +21,7 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.runs import arrays
-from jaxgpt.runs.checkpoints import Checkpoints
+from jaxgpt.runs.checkpoints import Checkpoints, DamagedCheckpoint
 
 
 class Moments(NamedTuple):
@@ -147,7 +149,8 @@ def test_a_checkpoint_of_the_first_version_is_read_and_gone_on_from(tmp_path):
         assert_same(checkpoints.restore(4, LIKE), items(4))
         assert checkpoints.progress(4) == {"best_step": 2}
         checkpoints.save(6, items(6), {}, 3.0)
-    assert names_in(tmp_path) == ["2", "6"]
+        checkpoints.save(8, items(8), {}, 3.0)
+    assert names_in(tmp_path) == ["2", "6", "8"]
 
 
 @pytest.mark.parametrize(
@@ -207,20 +210,32 @@ def test_saving_works_where_an_event_loop_runs(tmp_path):
 @pytest.mark.parametrize(
     "val_losses, kept",
     [
-        ({2: 3.0, 4: 2.0, 6: 2.5, 8: 2.7}, [4, 8]),
-        ({2: 3.0, 4: 2.0}, [4]),
-        ({2: 1.0, 4: 2.0, 6: 3.0}, [2, 6]),
-        ({2: 2.0, 4: float("nan"), 6: 3.0}, [2, 6]),
-        ({2: 3.0, 4: float("inf"), 10: float("inf")}, [2, 10]),
-        ({2: float("nan"), 4: float("inf")}, [4]),
+        ({2: 3.0, 4: 2.0, 6: 2.5, 8: 2.7, 10: 2.6}, [4, 8, 10]),
+        ({2: 3.0, 4: 2.0, 6: 1.0}, [4, 6]),
+        ({2: 3.0, 4: 2.0, 6: 2.5}, [4, 6]),
+        ({2: 1.0, 4: 2.0, 6: 3.0, 8: 4.0}, [2, 6, 8]),
+        ({2: 2.0, 4: float("nan"), 6: 3.0, 8: float("nan")}, [2, 6, 8]),
+        ({2: 3.0, 4: float("inf"), 10: float("inf"), 12: float("inf")}, [2, 10, 12]),
+        ({2: float("nan"), 4: float("inf"), 6: float("inf")}, [4, 6]),
+        ({2: 1.0}, [2]),
     ],
-    ids=["best in the middle", "best is newest", "best is first", "not a number", "without a loss", "never a loss"],
+    ids=[
+        "best in the middle",
+        "best is newest",
+        "best is the one before",
+        "best is first",
+        "not a number",
+        "without a loss",
+        "never a loss",
+        "one",
+    ],
 )
-def test_the_newest_and_the_best_are_kept_and_nothing_else(tmp_path, val_losses, kept):
+def test_the_newest_two_and_the_best_are_kept_and_nothing_else(tmp_path, val_losses, kept):
     saved(tmp_path, val_losses)
     assert names_in(tmp_path) == sorted(map(str, kept))
+    best = min(reversed(kept), key=lambda step: np.nan_to_num(val_losses[step], nan=np.inf))
     with Checkpoints(tmp_path) as checkpoints:
-        assert (checkpoints.best(), checkpoints.newest()) == (kept[0], kept[-1])
+        assert (checkpoints.best(), checkpoints.newest()) == (best, kept[-1])
         for step in kept:
             assert_same(checkpoints.restore(step, LIKE), items(step))
             assert checkpoints.progress(step) == {"note": f"after {step}"}
@@ -229,14 +244,18 @@ def test_the_newest_and_the_best_are_kept_and_nothing_else(tmp_path, val_losses,
 def test_the_best_is_remembered_when_a_run_goes_on(tmp_path):
     saved(tmp_path, {2: 1.0, 4: 2.0})
     saved(tmp_path, {6: 3.0, 8: 1.5})
-    assert names_in(tmp_path) == ["2", "8"]
+    assert names_in(tmp_path) == ["2", "6", "8"]
 
 
 def test_one_whose_loss_cannot_be_read_may_be_the_best_and_stays(tmp_path):
     saved(tmp_path, {2: 1.0, 4: 2.0})
     (tmp_path / "2" / "metrics" / "metrics").write_text("{")
-    saved(tmp_path, {6: 3.0, 8: 1.5})
-    assert names_in(tmp_path) == ["2", "8"]
+    saved(tmp_path, {6: 3.0, 8: 1.5, 10: 4.0})
+    assert names_in(tmp_path) == ["10", "2", "8"]
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.newest() == 10
+    with pytest.raises(DamagedCheckpoint, match=r"2 cannot be read: its file metrics/metrics is not as it was written"):
+        reader.best()
 
 
 def test_a_step_that_is_saved_again_is_replaced(tmp_path):
@@ -253,10 +272,10 @@ def test_what_else_lies_in_the_folder_is_neither_read_nor_removed(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "99").write_text("a file")
     (tmp_path / "98").symlink_to(tmp_path / "nowhere")
-    saved(tmp_path, {2: 1.0, 4: 0.5})
-    assert names_in(tmp_path) == sorted([*others, "99", "98", "4"])
+    saved(tmp_path, {2: 1.0, 4: 0.5, 6: 0.25})
+    assert names_in(tmp_path) == sorted([*others, "99", "98", "4", "6"])
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.newest() == 4
+        assert checkpoints.newest() == 6
 
 
 def test_what_a_killed_write_left_is_no_checkpoint_and_goes_with_the_next(tmp_path):
@@ -265,7 +284,7 @@ def test_what_a_killed_write_left_is_no_checkpoint_and_goes_with_the_next(tmp_pa
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.newest() == 2
         checkpoints.save(6, items(6), {}, 0.5)
-    assert names_in(tmp_path) == ["6"]
+    assert names_in(tmp_path) == ["2", "6"]
 
 
 def test_a_checkpoint_that_was_moved_is_read_through_its_link_which_goes_in_its_turn(tmp_path):
@@ -276,11 +295,28 @@ def test_a_checkpoint_that_was_moved_is_read_through_its_link_which_goes_in_its_
     with Checkpoints(here) as checkpoints:
         assert_same(checkpoints.restore(checkpoints.newest(), LIKE), items(2))
         checkpoints.save(4, items(4), {}, 0.5)
-    assert names_in(here) == ["4"]
+        checkpoints.save(6, items(6), {}, 0.25)
+    assert names_in(here) == ["4", "6"]
     assert names_in(elsewhere) == names_in(here / "4")
 
 
 # What cannot be written
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux tells which file is synced")
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), names_in(tmp_path)))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    saved(tmp_path, {5: 1.0})
+    unfinished = {name for name, there in synced if there == ["5.orbax-checkpoint-tmp"]}
+    whole = [tmp_path / "5", *(tmp_path / "5").rglob("*")]
+    assert {str(path).replace(f"{tmp_path}/5", f"{tmp_path}/5.orbax-checkpoint-tmp") for path in whole} <= unfinished
+    assert synced[-1] == (str(tmp_path), ["5"])
 
 
 def test_what_was_saved_is_verified(tmp_path):
@@ -338,7 +374,7 @@ def test_a_full_disk_is_told_once_in_one_line_and_the_last_checkpoint_is_kept(tm
     assert told.startswith("a checkpoint could not be written to checkpoints (No space left on device, ")
     assert told.endswith(" MiB free there): free some space; the one before it is kept")
     assert "\n" not in told
-    assert names_in(tmp_path / "checkpoints") == ["9"]
+    assert names_in(tmp_path / "checkpoints") == ["5", "9"]
 
 
 def test_none_is_said_to_be_kept_where_there_was_none(tmp_path, monkeypatch):
@@ -468,7 +504,7 @@ def test_whatever_file_is_damaged_no_wrong_number_is_read(tmp_path, damage):
                 message = str(error)
                 assert path.name == "manifest.json" or path.relative_to(tmp_path / "4").as_posix() in message
                 assert message.startswith(f"the checkpoint {tmp_path / '4'} cannot be read: ")
-                assert message.endswith("; there is also that of step 2")
+                assert message.endswith("; to take that of step 2, rename the damaged one")
                 assert len(message) < 300 + len(str(tmp_path))
                 assert "\n" not in message
         path.write_bytes(whole)
@@ -481,7 +517,105 @@ def test_a_loss_that_is_damaged_does_not_make_the_best(tmp_path):
     path = tmp_path / "4" / "metrics" / "metrics"
     path.write_bytes(path.read_bytes().replace(b"2.0", b"0.0"))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        with pytest.raises(
+            UserError, match=r"4 cannot be read: its file metrics/metrics .* step 2, rename the damaged"
+        ):
+            checkpoints.best()
+        (tmp_path / "4").rename(tmp_path / "4 damaged")  # as it was told
         assert checkpoints.best() == 2
+
+
+def test_checksums_of_the_first_kind_are_compared_too(tmp_path):
+    saved(tmp_path, {2: 1.0})
+    manifest, metadata = tmp_path / "2" / "manifest.json", tmp_path / "2" / "params" / "_METADATA"
+    entries = {
+        path.relative_to(tmp_path / "2").as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in files_of(tmp_path / "2")
+        if path != manifest
+    }
+    manifest.write_text(json.dumps(entries))
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert_same(reader.restore(2, LIKE), items(2))
+    metadata.write_bytes(metadata.read_bytes() + b" ")
+    with pytest.raises(DamagedCheckpoint, match="its file params/_METADATA is not as it was written"):
+        reader.restore(2, LIKE)
+
+
+@pytest.mark.parametrize("entry", [None, 3, {}, {"bytes": 1}, {"bytes": 1, "md5": ""}, {"bytes": "1", "sha256": ""}])
+def test_a_checksum_that_is_none_is_damage(tmp_path, entry):
+    saved(tmp_path, {2: 1.0})
+    manifest = tmp_path / "2" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"progress/metadata": entry}))
+    with pytest.raises(DamagedCheckpoint, match="its file progress/metadata is not as it was written"):
+        Checkpoints(tmp_path, read_only=True).progress(2)
+
+
+# Going back to the one before
+
+
+def go_back(folder: Path) -> tuple[int, list[str]]:
+    """The step that is gone back to, and what is told."""
+    notes = []
+
+    def work(step: int) -> int:
+        assert_same(checkpoints.restore(step, LIKE), items(step))
+        return step
+
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.go_back(work, notes.append), notes
+
+
+def test_damaged_checkpoints_are_gone_back_from_and_kept_under_another_name(tmp_path):
+    saved(tmp_path, {2: 1.0, 4: 2.0, 5: 3.0})
+    for step in ("4", "5"):
+        flip_a_bit(files_of(tmp_path / step / "params" / "d")[0])
+    evidence = files_of(tmp_path / "5" / "params")
+    step, notes = go_back(tmp_path)
+    assert step == 2
+    assert [note.partition(": ")[0] for note in notes] == [
+        f"the checkpoint {tmp_path / '5'} cannot be read",
+        f"the checkpoint {tmp_path / '4'} cannot be read",
+    ]
+    assert notes[0].endswith("not as it was written; going back to step 2, and keeping the damaged one as 5.damaged")
+    assert files_of(tmp_path / "5" / "params") == []
+    saved(tmp_path, {4: 2.0, 6: 3.0})  # steps that it comes to again, and all that cleaning does
+    assert names_in(tmp_path) == ["2", "4", "4.damaged", "5.damaged", "6"]
+    assert len(files_of(tmp_path / "5.damaged" / "params")) == len(evidence)
+    assert go_back(tmp_path) == (6, [])
+
+
+def test_a_step_that_is_damaged_again_does_not_replace_the_evidence(tmp_path):
+    for _ in range(2):
+        saved(tmp_path, {2: 1.0, 4: 2.0})
+        empty(tmp_path / "4" / "params" / "_METADATA")
+        assert go_back(tmp_path)[0] == 2
+    assert names_in(tmp_path) == ["2", "4.damaged", "4.damaged-2"]
+
+
+@pytest.mark.parametrize("steps, told", [([2, 4], "no other is whole"), ([4], "there is no other")])
+def test_where_none_is_whole_nothing_is_changed(tmp_path, steps, told):
+    saved(tmp_path, dict.fromkeys(steps, 1.0))
+    for step in steps:
+        truncate(tmp_path / str(step) / "rest" / "_METADATA")
+    match = f"4 cannot be read: its file rest/_METADATA is not as it was written; {told}$"
+    with pytest.raises(UserError, match=match):
+        go_back(tmp_path)
+    assert names_in(tmp_path) == list(map(str, steps))
+
+
+@pytest.mark.parametrize("error", [UserError("another text"), OSError(errno.ENOMEM, "no memory")])
+def test_what_is_no_damage_is_not_gone_back_from(tmp_path, error):
+    saved(tmp_path, {2: 1.0, 4: 2.0})
+
+    def work(step: int) -> None:
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(type(error)):
+        checkpoints.go_back(work, pytest.fail)
+    assert names_in(tmp_path) == ["2", "4"]
 
 
 def test_an_item_or_a_progress_that_is_missing_is_told(tmp_path):
@@ -554,7 +688,7 @@ def test_the_cause_is_not_what_the_caller_was_busy_with(tmp_path):
 # Beside a run that trains
 
 
-@pytest.mark.parametrize("which, first, then", [("newest", 4, 6), ("best", 2, 6)])
+@pytest.mark.parametrize("which, first, then", [("newest", 4, 8), ("best", 2, 8)])
 def test_a_reader_whose_checkpoint_is_replaced_takes_the_one_in_its_place(tmp_path, which, first, then):
     saved(tmp_path, {2: 1.0, 4: 2.0})
     steps = []
@@ -563,7 +697,7 @@ def test_a_reader_whose_checkpoint_is_replaced_takes_the_one_in_its_place(tmp_pa
     def work(step: int) -> Any:
         steps.append(step)
         if len(steps) == 1:
-            saved(tmp_path, {6: 0.5})
+            saved(tmp_path, {6: 0.5, 8: 0.25})
         return reader.restore(step, LIKE)
 
     assert_same(reader.read(which, work), items(then))

@@ -30,7 +30,7 @@ def params(n_devices: int = 1):
     state = toy.init_state()
     for i in range(5):
         state, _ = toy.update()(state, *toy.batch(100 * i), toy.KEY)
-    return jax.device_put(state.params, toy.placement(n_devices).state)
+    return jax.device_put(state.params, toy.placement(n_devices).replicated)
 
 
 @cache

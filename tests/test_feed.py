@@ -30,7 +30,7 @@ def told(feeder, config: TrainConfig, tokens, steps, n_devices: int = 1) -> list
     train_steps, state = feeder(config, F32, on, tokens), toy.init_state(config, F32, on)
     found = []
     for i in steps:
-        state, given = train_steps(state._replace(step=jax.device_put(np.int32(i), on.state)), i, 1)
+        state, given = train_steps(state._replace(step=jax.device_put(np.int32(i), on.replicated)), i, 1)
         found.append(jax.tree.map(np.asarray, given))
     return found
 
@@ -140,7 +140,7 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
 
 def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_and_device(caplog):
     loop, on = feed.device_loop(TABLE, F32, toy.placement()), toy.placement()
-    text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.state)
+    text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.replicated)
     with toy.compilations(caplog) as first:
         state, _ = loop(state, text, ns[0])
     with toy.compilations(caplog) as later:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt import files
 from jaxgpt.files import quoted, reason, shown, write_atomically
 from jaxgpt.home import home
 
@@ -147,3 +148,23 @@ def test_a_user_without_a_home_has_a_temporary_one(monkeypatch):
     monkeypatch.delenv("JAXGPT_HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert home().parent == Path(tempfile.gettempdir())
+
+
+def test_what_is_no_file_of_a_moderate_size_is_not_read_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345678")
+    monkeypatch.setattr(files, "LARGEST", 8)
+    assert files.read_whole(path) == b"12345678"
+    path.write_bytes(b"123456789")
+    with pytest.raises(OSError, match="it has more than 0 MiB"):
+        files.read_whole(path)
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="it is no file"):
+            files.read_whole(name)
+    with pytest.raises(IsADirectoryError):
+        files.read_whole(tmp_path)
+
+
+def test_a_reason_is_one_line_that_a_terminal_takes():
+    assert reason(OSError(2, "not\nthere\x1b[2J", "x")) == "not there\\x1b[2J"

@@ -8,11 +8,13 @@ import pytest
 
 import jaxgpt
 from jaxgpt import UserError
+from jaxgpt.data import tokenizer
 from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.runs import folder
 from jaxgpt.runs.folder import RunFolder
 
 TOKENIZER = CharTokenizer("\nabc")
+FILES = {"config.json", "tokenizer.json", "metrics.jsonl", ".lock"}
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_new_run_has_its_config_tokenizer_and_metrics(tmp_path):
     config = jaxgpt.preset("cpu", max_steps=5, vocab_size=4)
     run = RunFolder(tmp_path / "deep" / "run")
     run.create(config, TOKENIZER)
-    assert {p.name for p in run.path.iterdir()} == {"config.json", "tokenizer.json", "metrics.jsonl"}
+    assert {p.name for p in run.path.iterdir()} == FILES
     assert run.read() == (config, TOKENIZER)
     assert run.rows() == []
 
@@ -132,6 +134,30 @@ def test_only_one_trains_a_run_at_a_time(here):
     run.lock().release()
 
 
+def test_of_those_who_make_one_folder_at_once_one_makes_it(here, monkeypatch):
+    config = jaxgpt.preset("cpu", vocab_size=4)
+    one, other = RunFolder("run"), RunFolder("run")
+    write_rows = one.write_rows
+
+    def write_rows_late(rows) -> None:
+        assert "run is being trained by another process" in complaint(other.create, config, TOKENIZER)
+        write_rows(rows)
+
+    monkeypatch.setattr(one, "write_rows", write_rows_late)
+    one.create(config, TOKENIZER)
+    assert "run is a run without a checkpoint" in complaint(other.create, config, TOKENIZER)
+    assert one.read() == (config, TOKENIZER)
+
+
+def test_what_may_be_done_with_a_run_without_a_checkpoint_is_told(here):
+    make("killed", saved=False)
+    make("saved")
+    assert complaint(folder.new, "runs/killed", "cpu").endswith("remove it, or choose another `out`")
+    with RunFolder("runs/killed").lock():  # it is not to be removed
+        assert "runs/killed is being trained by another process" in complaint(folder.new, "runs/killed", "cpu")
+    assert complaint(folder.new, "runs/saved", "cpu").endswith("choose another `out`, or `resume` it")
+
+
 # Config and tokenizer
 
 
@@ -199,6 +225,24 @@ def test_numbers_that_json_does_not_have_are_null(here):
     run.append_row({"step": 1, "train_loss": float("nan"), "grad_norm": float("inf")})
     assert json.loads(run.metrics.read_text()) == {"step": 1, "train_loss": None, "grad_norm": None}
     assert run.rows() == [{"step": 1, "train_loss": None, "grad_norm": None}]
+    run.write_rows(run.rows())  # as when it goes on
+    assert run.rows() == [{"step": 1, "train_loss": None, "grad_norm": None}]
+
+
+def test_a_file_that_is_not_as_it_was_is_known_and_rows_that_were_added_are_no_change(here):
+    run = make()
+    run.append_row({"step": 1, "train_loss": 2.5})
+    before = run.checksums()
+    run.append_row({"step": 2, "train_loss": 2.0})
+    assert run.unchanged(run.metrics, before)
+    assert run.unchanged(run.tokenizer, before)
+    assert run.unchanged(run.tokenizer, None)  # of an older version
+    run.metrics.write_bytes(run.metrics.read_bytes().replace(b"2.5", b"2.7"))
+    assert not run.unchanged(run.metrics, before)
+    run.metrics.unlink()
+    assert not run.unchanged(run.metrics, before)
+    run.tokenizer.write_bytes(run.tokenizer.read_bytes() + b" ")
+    assert not run.unchanged(run.tokenizer, before)
 
 
 @pytest.mark.parametrize(
@@ -225,4 +269,34 @@ def test_a_write_that_fails_leaves_what_was_there(here, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         run.write_config(jaxgpt.preset("t4", vocab_size=4))
     assert run.config.read_bytes() == before
-    assert {p.name for p in run.path.iterdir() if p.is_file()} == {"config.json", "tokenizer.json", "metrics.jsonl"}
+    assert {p.name for p in run.path.iterdir() if p.is_file()} == FILES
+
+
+def test_a_folder_that_cannot_be_filled_is_free_again(here, monkeypatch):
+    config = jaxgpt.preset("cpu", vocab_size=4)
+    run, written = folder.new(None, "cpu"), []
+
+    def full_after_two(path, content):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(folder, "write_atomically", full_after_two)
+        disk.setattr(tokenizer, "write_atomically", full_after_two)
+        with pytest.raises(OSError, match="No space left"):
+            run.create(config, TOKENIZER)
+    assert written == [run.metrics, run.tokenizer, run.config]
+    run.create(config, TOKENIZER)
+    assert run.read() == (config, TOKENIZER)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "loss.png", ".lock"])
+def test_a_run_is_not_written_through_a_link_to_elsewhere(name, here):
+    run = make()
+    (here / "thesis.txt").write_text("years of work")
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(here / "thesis.txt")
+    assert f"{name} is a link" in complaint(run.lock)
+    assert (here / "thesis.txt").read_text() == "years of work"

@@ -239,3 +239,15 @@ def test_what_is_no_text_is_named_with_what_to_do(content, kind, advice):
 )
 def test_markup_is_noticed(name, text, kind):
     assert formats.markup(name, text) == kind
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_packed_file_that_would_fill_the_memory_is_refused_while_it_is_unpacked(pack, monkeypatch):
+    monkeypatch.setattr(formats, "ALWAYS_FINE", 2**20)
+    bomb = pack(b"a" * 2**23)
+    unpacked = formats.texts([bomb] * 8, "bomb.txt")
+    with pytest.raises(UserError, match=r"bomb\.txt becomes more than 200 times as large, as no text does"):
+        for text in unpacked:
+            assert len(text) <= 2**21
+    small = "a line that is there again and again\n" * 10_000
+    assert "".join(formats.texts([pack(small.encode())], "small.txt")) == small

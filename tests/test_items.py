@@ -1,4 +1,4 @@
-"""A training state comes back from its items, and runs that were written by version 0.1 go on."""
+"""A training state comes back from its items, and runs that were written by earlier versions go on."""
 
 import json
 import zipfile
@@ -17,6 +17,9 @@ from jaxgpt.training import items, step
 # Two small runs of four updates, by version 0.1 (commit 1a0260c), and what it did with them: greedy text, and the rows
 # of `resume(max_steps=8)`. Their text is conftest's; "averaged" is a `speedrun`, with a moving average of its weights.
 FORMAT_1 = Path(__file__).parent / "data" / "format1.zip"
+# The same of a smaller model, before checkpoints had checksums (commit f22f537), and with those that they had first
+# (commit bc317e2).
+FORMAT_2 = Path(__file__).parent / "data" / "format2.zip"
 CONFIG = TrainConfig(model=ModelConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
 
 
@@ -33,12 +36,16 @@ def test_a_state_is_made_again_of_its_items(ema_decay, format):
     assert parts["params" if format == 1 or not ema_decay else "ema_params"] is state.eval_params
 
 
-@pytest.fixture(params=["adamw", "averaged"])
+@pytest.fixture(
+    params=[(FORMAT_1, "adamw"), (FORMAT_1, "averaged"), (FORMAT_2, "unchecked"), (FORMAT_2, "sha256")],
+    ids=lambda param: param[1],
+)
 def old(request, tmp_path):
     """The folder of an old run, and what its own version did with it."""
-    with zipfile.ZipFile(FORMAT_1) as archive:
-        archive.extractall(tmp_path)
-    return tmp_path / request.param, json.loads((tmp_path / f"{request.param}.json").read_text())
+    archive, name = request.param
+    with zipfile.ZipFile(archive) as files:
+        files.extractall(tmp_path)
+    return tmp_path / name, json.loads((tmp_path / f"{name}.json").read_text())
 
 
 def test_an_old_run_is_loaded(old):

@@ -260,3 +260,12 @@ def test_ctrl_c_says_that_the_same_command_goes_on(here, capsys, monkeypatch):
     stop_at(monkeypatch, command, "_save", 3)
     assert command.main(["--data", "texts", "--to", "out", "--tokenizer", "bytes"]) == 130
     assert "stopped; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_text_that_is_refused_leaves_nothing_behind(here):
+    Path("bad.jsonl").write_text('{"text": "good"}\n{"text": 3}\n')
+    assert "bad.jsonl:2 has no text" in message("bad.jsonl", "out", "char")
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    assert "choose another `text_field`" in message("bad.jsonl", "out", "bytes")
+    assert list(contents("out")) == []

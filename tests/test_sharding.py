@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import optax
 import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 from toy import CONFIG, F32, KEY, assert_near, assert_same
 
+from jaxgpt import UserError
 from jaxgpt.config import TrainConfig, override
 from jaxgpt.device import sharding
 from jaxgpt.model import build
@@ -17,9 +19,9 @@ from jaxgpt.training import step
 MUON = override(CONFIG, optimizer="muon")
 
 
-def updates(config: TrainConfig, n_devices: int, micro_batches: int = 1):
-    """The state after three updates with batches of eight rows, and their metrics."""
-    on = toy.placement(n_devices, micro_batches)
+def updates(config: TrainConfig, *placed: int):
+    """The state after three updates with batches of eight rows, and their metrics; on `toy.placement(*placed)`."""
+    on = toy.placement(*placed)
     state, metrics = toy.init_state(config, F32, on), []
     for i in range(3):
         state, last = toy.update(config, F32, on)(state, *jax.device_put(toy.batch(100 * i, rows=8), on.batch), KEY)
@@ -28,13 +30,49 @@ def updates(config: TrainConfig, n_devices: int, micro_batches: int = 1):
 
 
 @pytest.mark.parametrize(
-    "config, micro_batches, atol", [(CONFIG, 2, 2e-6), (MUON, 1, 1e-4)], ids=["AdamW, micro-batches", "Muon"]
+    "config, placed, atol",
+    [
+        (CONFIG, (4, 2), 2e-6),
+        (MUON, (4, 1), 1e-4),
+        (CONFIG, (4, 2, 4), 2e-6),
+        (override(CONFIG, remat=True), (4, 1, 2, 2), 2e-6),
+        (MUON, (4, 1, 2, 2), 1e-4),
+    ],
+    ids=["data", "data, Muon", "fsdp", "fsdp and tensor, remat", "fsdp and tensor, Muon"],
 )
-def test_four_devices_make_the_updates_of_one(config, micro_batches, atol):
-    one, metrics = updates(config, 1)
-    many, shared_metrics = updates(config, 4, micro_batches)
+def test_four_devices_make_the_updates_of_one(config, placed, atol):
+    one, metrics = updates(override(config, remat=False), 1)
+    many, shared_metrics = updates(config, *placed)
     assert_near(shared_metrics, metrics, 1e-5)
     assert_near(many.params, one.params, atol)
+
+
+def test_of_a_weight_that_is_shared_each_device_holds_a_part():
+    state, _ = updates(MUON, 4, 1, 2, 2)
+    block, moments = state.params["h"][0], optax.tree.get(state.opt_state, "MuonState").mu["h"][0]
+    parts = {
+        "attn": {"c_attn": {"kernel": (8, 24)}, "c_proj": {"kernel": (8, 8), "bias": (16,)}},
+        "mlp": {"c_fc": {"kernel": (8, 32), "bias": (32,)}, "c_proj": {"kernel": (32, 8)}},
+        "ln_1": {"scale": (16,)},
+    }
+    for path, shape in jax.tree.leaves_with_path(parts, is_leaf=lambda x: isinstance(x, tuple)):
+        for tree in (block, moments) if len(shape) == 2 else (block,):
+            for key in path:
+                tree = tree[key.key]
+            assert {shard.data.shape for shard in tree.addressable_shards} == {shape}, path
+    wte = state.params["wte"]["embedding"]  # (13, 16): two do not divide 13
+    assert {shard.data.shape for shard in wte.addressable_shards} == {(13, 8)}
+
+
+def test_weights_are_gathered_again_for_the_gradient_and_not_kept():
+    on, state = toy.placement(4, 1, 4), toy.init_state(CONFIG, F32, toy.placement(4, 1, 4))
+    lowered = toy.update(CONFIG, F32, on).lower(state, *toy.batch(rows=8), KEY).as_text()
+    shared = [x for x in jax.tree.leaves(on.specs(state.params), is_leaf=lambda x: isinstance(x, P)) if "fsdp" in x]
+    assert len(shared) == 6
+    # Those of the block twice; the embeddings once: the head reads its own at the end of the one pass and at the start
+    # of the other, and nobody reads the positions' again.
+    assert lowered.count("stablehlo.all_gather") == 2 * 4 + 2
+    assert lowered.count("stablehlo.reduce_scatter") == len(shared)
 
 
 def test_every_device_holds_the_same_weights_after_an_update():
@@ -55,7 +93,7 @@ def shards(array: jax.Array) -> list[list]:
 
 def test_a_placement_says_how_state_and_batches_lie_on_its_devices():
     on, rows = toy.placement(4), np.arange(8)
-    assert shards(jax.device_put(rows, on.state)) == [rows.tolist()] * 4
+    assert shards(jax.device_put(rows, on.replicated)) == [rows.tolist()] * 4
     assert shards(jax.device_put(rows, on.batch)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
     two_batches = np.stack([rows, 10 + rows])
     assert shards(jax.device_put(two_batches, on.rows_of_batches))[1] == [[2, 3], [12, 13]]
@@ -77,9 +115,9 @@ def test_means_and_gatherings_keep_shapes_and_the_order_of_the_devices():
 
     def both(tree):
         own = jax.tree.map(lambda x: x[0], tree)
-        return sharding.average(own, on.mesh), sharding.all_gather(own)
+        return sharding.average(own, on), sharding.all_gather(own)
 
-    shared = jax.shard_map(both, mesh=on.mesh, in_specs=P(sharding.AXIS), out_specs=P(), check_vma=False)
+    shared = jax.shard_map(both, mesh=on.mesh, in_specs=P(sharding.ROWS), out_specs=P(), check_vma=False)
     mean, gathered = jax.jit(shared)(tree)
     assert_near(mean, jax.tree.map(lambda x: x.mean(0), tree), 1e-6)
     assert_same(gathered, tree)
@@ -91,7 +129,7 @@ def test_means_and_gatherings_keep_shapes_and_the_order_of_the_devices():
 @pytest.fixture
 def placed(monkeypatch):
     """`for_training` on devices that are not there: how many it takes, and micro-batches."""
-    monkeypatch.setattr(sharding, "place", lambda devices, micro_batches=1: (len(devices), micro_batches))
+    monkeypatch.setattr(sharding, "place", lambda devices, micro_batches, fsdp, tensor: (len(devices), micro_batches))
 
     def choose(platform: str, count: int, *args) -> tuple[int, int]:
         return sharding.for_training(*args, devices=[SimpleNamespace(platform=platform)] * count)
@@ -108,6 +146,8 @@ def placed(monkeypatch):
         (8, 4, (2, 4)),  # of micro-batches, too
         (16, 2, (8, 2)),
         (13, 13, (1, 13)),
+        (480, 0, (8, 1)),
+        (2400, 0, (8, 5)),  # 300 windows of 256 a device, 60 at a time
     ],
 )
 def test_as_many_gpus_work_as_get_equal_shares(placed, batch_size, micro_batches, expected):
@@ -149,3 +189,46 @@ def test_a_run_uses_the_devices_of_this_machine_that_suit_it():
 
 def test_a_batch_that_no_memory_holds_is_placed_all_the_same():
     assert sharding.for_training(2**31 - 1, 64, 1000).micro_batches == 2**31 - 1
+
+
+# A mesh that somebody asked for
+
+
+def mesh(text: str, batch_size: int = 16, micro_batches: int = 0) -> tuple[int, ...]:
+    """Its shape on four devices."""
+    return sharding.for_training(batch_size, 8, 10**9, micro_batches, text).mesh.devices.shape
+
+
+@pytest.mark.parametrize(
+    "text, shape",
+    [
+        ("data=4", (4, 1, 1)),  # though it is not worth it on a CPU
+        ("fsdp=2", (1, 2, 1)),  # two devices are idle: as asked
+        ("tensor=2,data=-1", (2, 1, 2)),
+        ("data=-1,fsdp=4", (1, 4, 1)),
+        ("data=1", (1, 1, 1)),
+    ],
+)
+def test_a_mesh_is_taken_as_it_is_asked_for(text, shape):
+    assert mesh(text) == shape
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("data=8",), "`mesh` data=8 needs 8 devices, and there are 4"),
+        (("fsdp=3,data=-1,tensor=2",), "needs 6 devices"),
+        (("data=4", 6), "a `batch_size` of 6 cannot be shared equally by 4 devices: take a multiple of 4, or another"),
+        (("data=2,fsdp=2", 8, 4), "by 4 devices of 4 `micro_batches` each: take a multiple of 16"),
+    ],
+)
+def test_a_mesh_that_the_devices_or_the_batch_do_not_fit_is_refused(arguments, words):
+    with pytest.raises(UserError) as error:
+        mesh(*arguments)
+    assert words in str(error.value)
+
+
+def test_a_mesh_shares_the_rows_among_data_and_fsdp_alone():
+    on = toy.placement(4, 1, 2, 2)
+    assert on.shares == 2
+    assert shards(jax.device_put(np.arange(4), on.batch)) == [[0, 1], [0, 1], [2, 3], [2, 3]]

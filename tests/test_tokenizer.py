@@ -310,3 +310,14 @@ def test_a_damaged_folder(name, content, cause, tmp_path):
     older_layout(tmp_path)
     (tmp_path / name).write_bytes(content)
     assert cause in message(load_folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("added_tokens", [{"id": 0}]), ("normalizer", {"type": "Lowercase"}), ("pre_tokenizer", {"type": "Whitespace"})],
+)
+def test_a_tokenizer_of_characters_that_asks_for_more_is_refused(name, value, tmp_path):
+    HELLO.save(tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {name: value}))
+    assert f"its {name} is" in message(load_tokenizer, tmp_path / "tokenizer.json")

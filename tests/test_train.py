@@ -53,9 +53,9 @@ def stop_after(monkeypatch):
             def watched(state, before, n):
                 if before < step <= before + n:
                     stop.signal_number = number
-                return train_steps(state, before, n)
+                return train_steps.run(state, before, n)
 
-            return watched
+            return train_steps._replace(run=watched)
 
         monkeypatch.setattr(feed, "compile_train_steps", compile_train_steps)
         return stop

@@ -26,8 +26,8 @@ KEY = jax.random.key(0)
 
 
 @cache
-def placement(n_devices: int = 1, micro_batches: int = 1) -> Placement:
-    return sharding.place(jax.devices()[:n_devices], micro_batches)
+def placement(n_devices: int = 1, micro_batches: int = 1, fsdp: int = 1, tensor: int = 1) -> Placement:
+    return sharding.place(jax.devices()[:n_devices], micro_batches, fsdp, tensor)
 
 
 def batch(first: int = 0, rows: int = 4) -> tuple[jax.Array, jax.Array]:
@@ -36,7 +36,8 @@ def batch(first: int = 0, rows: int = 4) -> tuple[jax.Array, jax.Array]:
 
 
 def init_state(config: TrainConfig = CONFIG, dtype=F32, on: Placement | None = None) -> TrainState:
-    return jax.device_put(step.init_state(config, dtype), (on or placement()).state)
+    state = step.init_state(config, dtype)
+    return jax.device_put(state, (on or placement()).shardings(state))
 
 
 @cache

@@ -15,6 +15,7 @@ from jaxgpt.files import reason, shown
 from jaxgpt.training.signals import Interrupted
 
 WRONG_PATHS = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+LONGEST_CAUSE = 120  # characters
 ADVICE = {
     **dict.fromkeys(WRONG_PATHS, "choose another path"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to"),
@@ -57,6 +58,7 @@ def run_command(
         code, message = 1, f"error: {_failure(error)}\n"
     say(flags.spoken(message, known), sys.stderr)
     say("", sys.stdout)
+    process.end_with(code)
     return code
 
 
@@ -87,10 +89,19 @@ def advised(error: OSError) -> str:
 
 def _failure(error: Exception) -> str:
     """One line for a failure that is no fault of the code's; raises all others again."""
+    import jax
+
+    from jaxgpt.device import processes
     from jaxgpt.training.loop import Diverged  # not before it is needed: a wrong flag is told without JAX
 
     if isinstance(error, Diverged):
         return str(error)
+    if processes.several() and isinstance(error, jax.errors.JaxRuntimeError):
+        return f"this run's processes have lost each other: start all of them again, to go on with it ({_line(error)})"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory: try a smaller `batch_size`, more `micro_batches`, or a smaller model"
     raise error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST_CAUSE]

@@ -19,7 +19,12 @@ SWITCH = bool | Path  # a path, or True where none follows
 Groups = dict[str, list[Flag]]  # under the headings that --help shows
 HELP = Flag("help", bool, None, "Show this page.")
 METAVARS = {int: " N", float: " X", str: " TEXT", Path: " PATH", Texts: " TEXT ...", SWITCH: " [PATH]"}
-METAVARS_BY_NAME = {"data": " PATH ...", "prompt_file": " PATH ...", "init_from": " PATH"}
+METAVARS_BY_NAME = {
+    "data": " PATH ...",
+    "prompt_file": " PATH ...",
+    "init_from": " PATH",
+    "distributed": " [HOST:PORT,N,I]",
+}
 ALIASES = {"init_from": "from"}  # what a flag is called where its field's name, a word of Python's, can't be
 HELP_COLUMN = 28
 NARROW = 70  # columns of a terminal in which descriptions stand below their flags
@@ -98,8 +103,8 @@ def _value(flag: Flag, texts: list[str]) -> Any:
         raise UserError(f"--no-{_typed(name)[2:]} takes no value")
     (text,) = texts
     if kind in (Path, SWITCH):
-        if not text:  # would be the current folder
-            raise UserError(f"`{name}` is a path, not ''")
+        if not text or "\0" in text:  # the former would be the current folder
+            raise UserError(f"`{name}` is a path, not {shown(text)}")
         return Path(text)
     try:
         return from_text(text, kind)

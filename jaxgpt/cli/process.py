@@ -1,5 +1,6 @@
 """What a command does to its own process. A library call does none of it."""
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -12,12 +13,13 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 
+from jaxgpt import threads
 from jaxgpt.errors import UserError
 from jaxgpt.home import home
 from jaxgpt.training.signals import interrupt_main
 
 
-def setup() -> None:
+def setup(distributed: str | None = None) -> None:
     """Makes this process one that trains and samples as fast as the commands do, and prints no noise.
 
     Call it before JAX makes its first array, once or more often. Afterwards every core of a CPU is a JAX device,
@@ -25,13 +27,16 @@ def setup() -> None:
     memory back, output never fails for a character that the terminal lacks, and the warnings of libraries that nobody
     can act on are silent. What the user chose by JAX's own variables stays.
 
+    Args:
+        distributed: who else trains the same run, as `processes.start` has it; None for nobody.
+
     Raises:
         UserError: for an XLA_FLAGS or JAX_PLATFORMS that JAX cannot start with.
     """
     prepare()
     _silence_matplotlib()
     _keep_freed_memory()
-    _start_jax()
+    _start_jax(distributed)
 
 
 def prepare() -> None:
@@ -52,6 +57,23 @@ def _unraisable(unraisable) -> None:
         threading.Timer(0.01, interrupt_main).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def end_with(code: int) -> None:
+    """Sees to it that this process, when it ends, ends with `code`, and at once."""
+    atexit.register(_end, code)
+
+
+def _end(code: int) -> None:
+    """A thread that still compiles would have Python abort the process, as it unwinds the thread's stack through C++;
+    and where others train the same run, JAX would wait for them, though this process has failed."""
+    jax = sys.modules.get("jax")
+    alone = jax is None or not jax.distributed.is_initialized()
+    if threads.at_work() or (not alone and 0 < code < 128):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # nobody may be there to read it
+                stream.flush()
+        os._exit(code)
 
 
 @contextlib.contextmanager
@@ -94,7 +116,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-2, 2**27)  # M_TOP_PAD: nor give back a thread's heap, which comes in pieces of 64 MiB
 
 
-def _start_jax() -> None:
+def _start_jax(distributed: str | None) -> None:
     """Configures JAX and finds its devices."""
     if refusal := _refusal_of_xla(os.environ.get("XLA_FLAGS", "")):
         raise UserError(f"XLA does not take what XLA_FLAGS says: {refusal}")
@@ -103,7 +125,8 @@ def _start_jax() -> None:
     except ValueError as problem:  # of a variable, such as JAX_ENABLE_X64=maybe
         raise UserError(f"JAX cannot start: {problem}") from problem
 
-    from jaxgpt.device import backend
+    from jaxgpt.cli import programs
+    from jaxgpt.device import backend, processes
 
     if backend.cuda_without_driver():
         # Otherwise the CUDA plugin logs a traceback before JAX falls back to the CPU by itself.
@@ -115,7 +138,11 @@ def _start_jax() -> None:
     if given["jax_compilation_cache_dir"] is None and (folder := _cache_folder()):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        atexit.register(programs.seal, folder)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is only slower then
+    if distributed is not None:
+        processes.start(distributed)
+        _end_clearly()
     try:
         jax.devices()
     except Exception as problem:  # what comes where a platform's plugin is missing depends on `python -O`
@@ -123,6 +150,19 @@ def _start_jax() -> None:
         asked = os.environ.get("JAX_PLATFORMS")
         what = f"JAX_PLATFORMS asks for {asked}, which JAX cannot start here" if asked else "JAX cannot start here"
         raise UserError(f"{what}: {reason}") from problem
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
+    """As soon as another process of the run is dead, JAX aborts this one, with a long report."""
+    os.write(2, b"\nerror: another process of this run has ended: start all of them again, to go on with the run\n")
+    os._exit(1)
+
+
+def _end_clearly() -> None:
+    """A handler of Python's would come too late: after it, the process aborts all the same."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
 
 
 @cache

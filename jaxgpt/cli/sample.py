@@ -11,7 +11,7 @@ from jaxgpt.cli.flags import Flag
 from jaxgpt.config import WEIGHTS
 from jaxgpt.errors import UserError
 from jaxgpt.fields import Texts
-from jaxgpt.files import reason
+from jaxgpt.files import read_whole, reason
 from jaxgpt.files import shown as shown_path
 
 if TYPE_CHECKING:
@@ -112,17 +112,25 @@ def _prompts(text: str | None, files: str | tuple[str, ...]) -> list[str | None]
         return [_decoded(_content(Path(file))) for file in files]
     if text == "-":
         return [_decoded(sys.stdin.buffer.read())]
-    # A surrogate stands for a byte that Python could not read, in a terminal of another encoding.
-    return [None if text is None else _decoded(text.encode("utf-8", "surrogateescape"))]
+    return [None if text is None else _decoded(_bytes(text))]
 
 
 def _content(file: Path) -> bytes:
     try:
-        return file.expanduser().read_bytes()
+        return read_whole(file.expanduser(), pipe=True)
     except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: of a home that nobody has
         raise UserError(
             f"{shown_path(file)} cannot be read ({reason(problem)}): choose another `prompt_file`"
         ) from problem
+
+
+def _bytes(text: str) -> bytes:
+    """Of a prompt as it was typed. A surrogate stands for a byte that Python could not read, in a terminal of another
+    encoding; on Windows it may be one."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as problem:
+        raise UserError("the prompt has half a character, which no text has: leave it out") from problem
 
 
 def _decoded(content: bytes) -> str:

@@ -35,6 +35,14 @@ RUN_FLAGS = [
         "Go on with the run in PATH, by default with the newest one (of the `preset`, if given). `max_steps` may be "
         "another then, and `data` another place of the same text; all else stays as it was.",
     ),
+    Flag(
+        "distributed",
+        flags.SWITCH,
+        None,
+        "Train together with other processes, on this machine or on others: as SLURM, Open MPI, Kubernetes or a TPU "
+        "pod has started them, or as said here: the address of process 0, how many there are, and which one this is, "
+        "from 0.",
+    ),
     flags.HELP,
 ]
 
@@ -57,11 +65,16 @@ def _groups() -> flags.Groups:
 
 def _train(given: dict[str, Any]) -> None:
     out, resume = given.pop("out", None), given.pop("resume", None)
+    distributed = given.pop("distributed", None)
     if given.pop("help", False):
         preset = presets.preset(given.get("preset", "speedrun"))
         about = ABOUT.format(program=program("train"), presets=", ".join(presets.PRESETS), preset=preset.preset)
         print(flags.page(about, _groups(), configs.flat(preset)))
-    elif resume:
+        return
+    if distributed:
+        with process.uninterrupted():
+            process.setup("" if distributed is True else str(distributed))
+    if resume:
         _resume(out if resume is True else resume, out, given)
     elif given.get("init_from"):
         _finetune(given, out)
@@ -115,12 +128,7 @@ def _resume(path: Path | None, out: Path | None, given: dict[str, Any]) -> None:
         from jaxgpt.training.train import resume
 
     folder = newest(given.get("preset")) if path is None else RunFolder(path)
-    was = folder.read()[0]
-    after, before = configs.flat(configs.override(was, **given)), configs.flat(was)
-    data, max_steps = given.pop("data", None), given.pop("max_steps", None)
-    if changed := [f"`{name}`" for name in given if after[name] != before[name]]:
-        raise UserError(f"{folder} goes on as it was: leave out {', '.join(changed)}, or start a new run")
-    _finish(lambda stop: resume(folder.path, data=data, max_steps=max_steps, stop=stop), folder)
+    _finish(lambda stop: resume(folder.path, stop=stop, **given), folder)
 
 
 def _finish(train: Callable[[StopRequest], Any], folder: "RunFolder") -> None:
@@ -136,4 +144,7 @@ def _finish(train: Callable[[StopRequest], Any], folder: "RunFolder") -> None:
         if not folder.has_checkpoint():
             raise
         raise OSError(f"{advised(error)}. The last checkpoint stands; to go on, then: {resume}") from error
-    say(f"    {program('sample')} --run {quoted(folder.path)} --tokens 500\n", sys.stdout)
+    from jaxgpt.device import processes  # not before it is needed: most mistakes are told without JAX
+
+    if processes.is_first():
+        say(f"    {program('sample')} --run {quoted(folder.path)} --tokens 500\n", sys.stdout)

@@ -55,17 +55,23 @@ def inputs_and_targets(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def host_batch(
-    seed: int, step: int, tokens: Tokens, batch_size: int, block_size: int, replacement: bool = True
+    seed: int,
+    step: int,
+    tokens: Tokens,
+    batch_size: int,
+    block_size: int,
+    replacement: bool = True,
+    rows: slice = slice(None),
 ) -> np.ndarray:
     """The windows (B, T + 1) that `random_windows` draws in a step, or, without `replacement`, those whose turn it is;
-    `tokens` (N,) may be in a file.
+    `tokens` (N,) may be in a file. Of the batch, only some `rows` are read.
 
     Beyond 2^31 tokens, where no device draws, the positions are two words of random bits, modulo their number.
     """
     drawn = _host_starts if replacement else _shuffled_starts
     n = len(tokens) - block_size
     starts = drawn(seed, step // STEPS_AT_ONCE, n, batch_size, block_size)[step % STEPS_AT_ONCE]
-    return np.asarray(windows(tokens, starts, block_size))
+    return np.asarray(windows(tokens, starts[rows], block_size))
 
 
 @lru_cache(maxsize=4)

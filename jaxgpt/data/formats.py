@@ -43,6 +43,10 @@ PACKED: dict[bytes, Callable[[], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(),
 }
 PACKED_SUFFIXES = (".gz", ".zst")
+SLICE = 2**11  # bytes of a packed file that are unpacked at once, to 64 MiB at most
+UNPACKED = 2**18  # bytes that go on from there at once
+# No text unpacks to more than so many times its size, but a file that is made to fill a machine's memory does.
+MOST_TIMES, ALWAYS_FINE = 200, 2**26
 JSON_LINES = ".jsonl"
 HEAD = 2**20  # bytes by which a file is judged
 MOST_NAMED = 8  # fields that a message names
@@ -153,25 +157,38 @@ def _unpacked(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
     head = _taken(chunks, 4)
     chunks = itertools.chain([head], chunks)
     new = next((new for beginning, new in PACKED.items() if head.startswith(beginning)), None)
-    return chunks if new is None else _unpack(chunks, new, name)
+    if new is None:
+        return chunks
+    unpacked = _unpack(chunks, new, name)
+    return iter(lambda: _taken(unpacked, UNPACKED), b"")
 
 
 def _unpack(chunks: Iterator[bytes], new: Callable[[], Any], name: str) -> Iterator[bytes]:
-    """The content of a packed file, which may be several packed files in a row."""
-    part = new()
+    """The content of a packed file, which may be several packed files in a row, in small pieces."""
+    part, n_packed, n_unpacked = new(), 0, 0
     try:
-        for chunk in chunks:
+        for chunk in _slices(chunks):
+            n_packed += len(chunk)
             while chunk:
                 if part.eof and not (chunk := chunk.lstrip(b"\0")):  # tapes are filled up with zeros
                     break
                 part = new() if part.eof else part
                 if content := part.decompress(chunk):
+                    n_unpacked += len(content)
+                    if n_unpacked > max(ALWAYS_FINE, MOST_TIMES * n_packed):
+                        raise UserError(
+                            f"{name} becomes more than {MOST_TIMES} times as large, as no text does: {CHOOSE}"
+                        )
                     yield content
                 chunk = part.unused_data
     except (zlib.error, zstandard.ZstdError) as problem:
         raise UserError(f"{name} is damaged ({reason(problem)}): pack it anew") from problem
     if not part.eof:
         raise UserError(f"{name} is cut off: it is packed, and its end is missing")
+
+
+def _slices(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    return (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE))
 
 
 def _decoded(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
@@ -213,10 +230,11 @@ def _whole(text: str) -> str:
 
 def _taken(chunks: Iterator[bytes], size: int) -> bytes:
     """The first chunks, `size` bytes or more if there are so many."""
-    taken = b""
-    while len(taken) < size and (chunk := next(chunks, b"")):
-        taken += chunk
-    return taken
+    taken, n = [], 0
+    while n < size and (chunk := next(chunks, b"")):
+        taken.append(chunk)
+        n += len(chunk)
+    return b"".join(taken)
 
 
 def _has_zeros_in_columns(content: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown
+from jaxgpt.files import read_whole, reason, shown
 
 TRAIN, VAL, MANIFEST, TOKENIZER = "train.bin", "val.bin", "manifest.json", "tokenizer.json"
 FORMAT = 1  # of the manifest
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as problem:

@@ -21,7 +21,7 @@ from jaxgpt.data import tokenizer_json
 from jaxgpt.data.bpe import END_OF_TEXT, BPETokenizer, BytesTokenizer, GPT2Tokenizer
 from jaxgpt.data.vocabulary import check_size, checked, not_utf8, several, token_type
 from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown, write_atomically
+from jaxgpt.files import read_whole, reason, shown, write_atomically
 
 
 class Decoder(Protocol):
@@ -258,7 +258,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         UserError: if the file can't be read, or holds no tokenizer.
     """
     with _told(path):
-        return _from_json(json.loads(Path(path).read_bytes()))
+        return _from_json(json.loads(read_whole(path)))
 
 
 def load_folder(folder: str | Path) -> Tokenizer | None:
@@ -276,9 +276,9 @@ def load_folder(folder: str | Path) -> Tokenizer | None:
     if not (vocab.exists() and merges.exists()):
         return None
     with _told(vocab):
-        ids = json.loads(vocab.read_bytes())
+        ids = json.loads(read_whole(vocab))
     with _told(folder):
-        lines = tokenizer_json.merges_of(merges.read_text("utf-8", errors="replace"))
+        lines = tokenizer_json.merges_of(read_whole(merges).decode("utf-8", "replace").replace("\r\n", "\n"))
         return _from_json(tokenizer_json.content_of(ids, lines, END_OF_TEXT))
 
 

@@ -76,6 +76,9 @@ def read_characters(content: dict[str, Any]) -> str | None:
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or list(vocab.values()) != [*range(len(vocab))] or set(map(len, vocab)) != {1}:
         raise UserError("its words are not characters that are numbered from 0")
+    for name, ours in characters("").items():
+        if name in ("normalizer", "pre_tokenizer", "added_tokens") and content.get(name, ours) != ours:
+            raise UserError(f"its {name} is {reprlib.repr(content[name])}, which is not supported for characters")
     return "".join(vocab)
 
 

@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import math
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -61,17 +62,35 @@ def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
     """How many processors' time the control group may use (`docker --cpus`, Kubernetes, systemd); inf for no limit.
 
     Args:
-        groups: where Linux shows the groups; cgroup v1 has a tree of its own for "cpu" there.
+        groups, own: as in `_control_groups`.
+    """
+    return min([math.inf, *map(_limit, _control_groups("cpu", groups, own))])
+
+
+def _control_groups(controller: str, groups: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's control group and of those above it, each of which may have a limit.
+
+    Args:
+        controller: "cpu" or "memory"; cgroup v1 has a tree of its own for each.
+        groups: where Linux shows the groups.
         own: the file that names this process's group, or several, one a line: `ID:CONTROLLERS:PATH`.
     """
-    limits = [math.inf]
     with contextlib.suppress(OSError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers or "cpu" in controllers.split(","):
-                group = groups / ("cpu" if controllers else "") / path.lstrip("/")
-                # Every group above has a limit, too. In a container the path may be the host's, and not be there.
-                limits += [_limit(folder) for folder in (group, *group.parents)]
+            if not controllers or controller in controllers.split(","):
+                # In a container the path may be the host's, and not be there.
+                group = groups / (controller if controllers else "") / path.lstrip("/")
+                yield from (group, *group.parents)
+
+
+def memory_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes of memory that the control group may use (`docker --memory`); inf for no limit."""
+    limits = [math.inf]
+    for group in _control_groups("memory", groups, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+                limits.append(int((group / name).read_text()))
     return min(limits)
 
 

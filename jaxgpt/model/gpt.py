@@ -169,6 +169,12 @@ class Block(nnx.Module):
         return x, k, v
 
 
+def remat(block: Block, x: jax.Array, key: jax.Array | None):
+    """`block(x, None, key)`, of which only `x` is kept for the gradient (https://arxiv.org/abs/1604.06174)."""
+    graphdef, params = nnx.split(block)
+    return jax.checkpoint(lambda params, x, key: nnx.merge(graphdef, params)(x, None, key))(params, x, key)
+
+
 class GPT(nnx.Module):
     """A decoder-only transformer.
 
@@ -248,7 +254,9 @@ class GPT(nnx.Module):
         ks, vs = [], []
         for i, block in enumerate(self.h):
             past = None if cache is None else (cache.k[i], cache.v[i], start)
-            x, k, v = block(x, past, keys[1 + i])
+            x, k, v = (
+                remat(block, x, keys[1 + i]) if self.config.remat and past is None else block(x, past, keys[1 + i])
+            )
             ks.append(k)
             vs.append(v)
         return self.ln_f(x), Cache(tuple(ks), tuple(vs), start + T)

@@ -23,7 +23,7 @@ from jaxgpt import config as configs
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.fields import shown as value_shown
-from jaxgpt.files import reason, shown
+from jaxgpt.files import read_whole, reason, shown
 
 WEIGHTS, INDEX, MODELING = "model.safetensors", "model.safetensors.index.json", "modeling_jaxgpt.py"
 # Hugging Face's names of the tanh-GELU, and ReLU's; the first of each is the one that is written.
@@ -258,7 +258,7 @@ def _with_biases_that_are_there(config: ModelConfig, tensors: Tensors) -> ModelC
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError) as problem:
         raise UserError(f"{shown(path)} cannot be read: {reason(problem)}") from problem
     if not isinstance(content, dict):

@@ -24,6 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgpt.device import processes
+from jaxgpt.device import sharding as shardings
 from jaxgpt.errors import UserError
 
 PLAIN = re.compile(r"[A-Za-z0-9_./ -]*")  # a path that means the same to Orbax as to everybody
@@ -37,7 +39,9 @@ def write(folder: Path, tree: Any) -> None:
     """Writes a tree of numpy arrays as a new folder, whole or not at all. A tree without arrays needs none."""
     if jax.tree.leaves(tree):
         with _quiet, _plain(folder) as path:
-            ocp.Checkpointer(ocp.StandardCheckpointHandler()).save(path, args=ocp.args.StandardSave(tree))
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+            checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_alone())
+            checkpointer.save(path, args=ocp.args.StandardSave(tree))
 
 
 def read(folder: Path, like: Any) -> Any:
@@ -53,7 +57,8 @@ def read(folder: Path, like: Any) -> Any:
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, f"it has no {folder.name}")
     with _quiet, _plain(folder) as path:
-        handler = ocp.PyTreeCheckpointHandler()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_alone())
         # pyrefly: ignore[bad-argument-type]
         there, here = _shapes(handler.metadata(path).tree), _shapes(like)
         for name in [*here, *there]:
@@ -61,7 +66,7 @@ def read(folder: Path, like: Any) -> Any:
                 shapes = f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
                 raise UserError(f"{folder.name}/{name} is {shapes}")
         how = ocp.args.PyTreeRestore(like, jax.tree.map(_restore_args, like))
-        return ocp.Checkpointer(handler).restore(path, args=how)
+        return jax.tree.map(_laid_out, checkpointer.restore(path, args=how), like)
 
 
 def cause(error: BaseException) -> tuple[int, str]:
@@ -86,11 +91,24 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
+def _alone() -> "ocp.options.MultiprocessingOptions":
+    """Of several processes that train a run, each works alone here: otherwise Orbax would wait for all of them."""
+    if not processes.several():
+        return ocp.options.MultiprocessingOptions()
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(this, {this}, f"process-{this}")
+
+
 def _restore_args(leaf: Any) -> "ocp.RestoreArgs":
     sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
+    if sharding is None or not sharding.is_fully_addressable:
         return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
     return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _laid_out(array: Any, leaf: Any) -> Any:
+    sharding = getattr(leaf, "sharding", None)
+    return array if sharding is None or isinstance(array, jax.Array) else shardings.put(array, sharding)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""Checkpoints: trees of arrays under a step's number, written in the background; the newest and the best are kept.
+"""Checkpoints: trees of arrays under a step's number, written in the background. The newest two are kept, so that there
+is one to go back to, and the best.
 
     checkpoints/2000/params/            an item: a tree of arrays, as Orbax writes it
     checkpoints/2000/progress/metadata  JSON, what the run tells of itself
     checkpoints/2000/metrics/metrics    JSON, the validation loss
     checkpoints/2000/manifest.json      checksums of all these
+    checkpoints/2500.damaged/           one that could not be read when the run went on; nobody removes it
 
-A folder has a number for its name from the moment it is whole until it is about to be removed.
+A folder has a number for its name from the moment it is whole, and on the disk, until it is about to be removed.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ import jax
 import numpy as np
 
 from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown, write_atomically
+from jaxgpt.files import reason, shown, sync, write_atomically
 from jaxgpt.runs import arrays, manifest
 from jaxgpt.threads import in_thread
 
@@ -33,11 +35,24 @@ T = TypeVar("T")
 
 STEP = re.compile("0|[1-9][0-9]*")  # not `-1` or `6 (1)`, which are somebody else's
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is not whole
+KEPT = 2  # of the newest
+DAMAGE = (0, errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.EISDIR)  # not a want of permission, or of memory
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ADVICE = {
     **dict.fromkeys(FULL, ": free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ": make the folder writable"),
 }
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is not as it was written: `damage` says which and how, `instead` what may be done about it."""
+
+    def __init__(self, damage: str, instead: str = ""):
+        super().__init__(damage, instead)
+        self.damage = damage
+
+    def __str__(self) -> str:
+        return "".join(self.args)
 
 
 class Checkpoints:
@@ -114,13 +129,18 @@ class Checkpoints:
         return self._some_steps()[-1]
 
     def best(self) -> int:
-        """The step of the checkpoint with the least validation loss; of several, or where none has one, the newest."""
+        """The step of the checkpoint with the least validation loss; of several, the newest. Raises `UserError` where
+        there is none, and where the loss of one cannot be read: it may be the best."""
         while True:
             steps = self._some_steps()
-            losses = {step: self._val_loss(step) for step in reversed(steps)}
-            if steps == self._some_steps():  # otherwise one may have gone before its loss was read
-                known = {step: loss for step, loss in losses.items() if loss is not None}
-                return min(known or losses, key=lambda step: known.get(step, math.inf))
+            try:
+                losses = {step: self._val_loss(step) for step in reversed(steps)}
+            except UserError:
+                if steps == self._some_steps():  # otherwise it has gone before its loss was read
+                    raise
+            else:
+                if steps == self._some_steps():
+                    return min(losses, key=lambda step: losses[step])
 
     def progress(self, step: int) -> dict[str, Any]:
         """What was saved as `progress`. Raises as `restore`."""
@@ -129,7 +149,10 @@ class Checkpoints:
             manifest.check(self.folder / str(step), "progress")
             if not path.is_file():
                 raise FileNotFoundError(errno.ENOENT, "it has no progress")
-            return json.loads(path.read_bytes())
+            progress = json.loads(path.read_bytes())
+            if not isinstance(progress, dict):
+                raise ValueError("its progress is no JSON object")
+            return progress
 
     def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """The items that `like` names, out of those of a checkpoint.
@@ -160,6 +183,32 @@ class Checkpoints:
                 if find() == step:
                     raise
 
+    def go_back(self, work: Callable[[int], T], note: Callable[[str], None]) -> T:
+        """`work(step)` for the newest checkpoint that is whole: for one that is damaged it raises
+        `DamagedCheckpoint`, as `progress` and `restore` do.
+
+        Those that are damaged are told to `note` in a line each, and get a name that is no number, unless these are
+        `read_only`: the run will come to a step of theirs again, and none of them is the newest any more.
+
+        Raises:
+            UserError: the damage of the newest one where none is whole, and then nothing is changed; or what else
+                `work` raises.
+            OSError: when a damaged one cannot be renamed.
+        """
+        damaged: dict[int, DamagedCheckpoint] = {}
+        for step in reversed(self._some_steps()):
+            try:
+                result = work(step)
+            except DamagedCheckpoint as error:
+                damaged[step] = error
+                continue
+            for other, error in damaged.items():
+                kept = self._set_aside(other).name
+                note(f"{error.damage}; going back to step {step}, and keeping the damaged one as {kept}")
+            return result
+        newest = next(iter(damaged.values()))
+        raise DamagedCheckpoint(newest.damage, "; no other is whole" if len(damaged) > 1 else "; there is no other")
+
     def _steps(self) -> list[int]:
         """In order. A link to a folder counts as the folder."""
         return sorted(int(path.name) for path in self.folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
@@ -172,17 +221,15 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"the checkpoints in {shown(self.folder)} cannot be read: {reason(error)}") from error
         if not steps:
-            raise UserError(f"{shown(self.folder)} has no checkpoint yet: train for longer, or choose another run")
+            none = f"{shown(self.folder)} has no checkpoint yet"
+            raise UserError(f"{none}: wait for the first, or remove the run and begin it again")
         return steps
 
-    def _val_loss(self, step: int) -> float | None:
-        """None where it cannot be read."""
+    def _val_loss(self, step: int) -> float:
         folder = self.folder / str(step)
-        try:
+        with self._told(step):
             manifest.check(folder, "metrics")
             return float(json.loads((folder / "metrics" / "metrics").read_bytes())["val_loss"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
 
     def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         folder = self.folder / str(step)
@@ -201,18 +248,37 @@ class Checkpoints:
                 (unfinished / name).parent.mkdir()
                 write_atomically(unfinished / name, text.encode())
             manifest.write(unfinished)
+            sync(unfinished)
             self._remove(step)
             unfinished.rename(self.folder / str(step))
-            self._remove_all_but({self.newest(), self.best()})
+            sync(self.folder, below=False)
+            self._remove_old()
         except Exception as error:
             failure = self._not_written(error)  # which tells how much was free
             _delete(unfinished)
             raise failure from error
 
-    def _remove_all_but(self, kept: set[int]) -> None:
-        for step in self._steps():
-            if step not in kept and self._val_loss(step) is not None:  # which may have been the best
+    def _remove_old(self) -> None:
+        """All but the newest, the best, and those whose loss cannot be read: they may have been the best."""
+        losses = {}
+        for step in reversed(self._steps()):
+            with contextlib.suppress(UserError):
+                losses[step] = self._val_loss(step)
+        best = min(losses, key=lambda step: losses[step], default=None)
+        for step in self._steps()[:-KEPT]:
+            if step in losses and step != best:
                 self._remove(step)
+
+    def _set_aside(self, step: int) -> Path:
+        aside, n = self.folder / f"{step}.damaged", 2
+        while os.path.lexists(aside):
+            aside, n = self.folder / f"{step}.damaged-{n}", n + 1
+        try:
+            if not self.read_only:  # of the processes that train a run together, the first does it
+                (self.folder / str(step)).rename(aside)
+        except OSError as error:
+            raise OSError(f"{self._shown(step)} is damaged and cannot be renamed: {reason(error)}") from error
+        return aside
 
     def _remove(self, step: int) -> None:
         """Under another name, so that nobody takes what is left for a checkpoint. Of a link, only the link."""
@@ -231,7 +297,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self, step: int) -> Iterator[None]:
-        """Says why a checkpoint cannot be read, and which others there are."""
+        """Says why a checkpoint cannot be read, and what to do then."""
         try:
             yield
         except UserError as error:
@@ -241,10 +307,18 @@ class Checkpoints:
             message = f"the checkpoint {self._shown(step)} cannot be read: {cause}"
             if number == errno.ENOMEM:
                 raise OSError(message) from error
-            with contextlib.suppress(OSError):
-                if others := [str(other) for other in self._steps() if other != step]:
-                    message += f"; there is also that of step {' and '.join(others)}"
-            raise UserError(message) from error
+            if number not in DAMAGE:
+                raise UserError(message) from error
+            raise DamagedCheckpoint(message, self._instead(step)) from error
+
+    def _instead(self, step: int) -> str:
+        with contextlib.suppress(OSError):
+            others = [str(other) for other in self._steps() if other != step]
+            if len(others) == 1:
+                return f"; to take that of step {others[0]}, rename the damaged one"
+            if others:
+                return f"; to take one of steps {' and '.join(others)}, rename the damaged one"
+        return ""
 
     def _not_written(self, error: Exception) -> OSError:
         number, cause = arrays.cause(error)

@@ -15,9 +15,12 @@ from filelock import FileLock, Timeout
 from jaxgpt import config as configs
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.device import processes
 from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown, write_atomically
+from jaxgpt.files import read_whole, reason, shown, write_atomically
+from jaxgpt.runs import manifest
 
+LOCK = ".lock"
 RUNS = "runs"  # the folder of runs, below the current one
 MOST_NAMED = 5  # runs that a message names
 
@@ -40,22 +43,38 @@ class RunFolder:
     def check_free(self) -> None:
         """Raises `UserError` if the folder is taken; an empty one is not."""
         try:
-            free = not os.path.lexists(self.path) or not any(self.path.iterdir())
+            free = not os.path.lexists(self.path) or set(os.listdir(self.path)) <= {LOCK}
         except (OSError, ValueError) as problem:
             raise UserError(f"{self} cannot be a run's folder ({reason(problem)}): choose another `out`") from problem
-        if not free:
-            raise UserError(f"{self} exists and is not overwritten: choose another `out`, or `resume` it")
+        if free:
+            return
+        if self.config.is_file() and not self.has_checkpoint():
+            self.lock().release()  # says so where somebody trains it
+            raise UserError(f"{self} is a run without a checkpoint to go on from: remove it, or choose another `out`")
+        raise UserError(f"{self} exists and is not overwritten: choose another `out`, or `resume` it")
 
     def create(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
-        """Makes the folder of a new run. Raises `UserError` if it is taken or cannot be made."""
+        """Makes the folder of a new run.
+
+        Raises:
+            UserError: if it is taken, by somebody who makes it at the same moment, too, or cannot be made.
+            OSError: when a file cannot be written; then none is left.
+        """
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as problem:
             raise UserError(f"{self} cannot be made ({reason(problem)}): choose another `out`") from problem
-        self.write_config(config)
-        tokenizer.save(self.tokenizer)
-        self.write_rows([])
+        with self.lock():
+            self.check_free()
+            try:
+                self.write_rows([])
+                tokenizer.save(self.tokenizer)
+                self.write_config(config)  # the last: with it, the folder is a run
+            except OSError:
+                for path in (self.metrics, self.tokenizer):
+                    path.unlink(missing_ok=True)
+                raise
 
     def lock(self) -> FileLock:
         """Held while the run is trained; it is free again when the process ends, however it ends.
@@ -63,7 +82,12 @@ class RunFolder:
         Raises:
             UserError: when another process, or another thread of this one, trains the run.
         """
-        lock = FileLock(self.path / ".lock")
+        for path in (self.config, self.tokenizer, self.metrics, self.plot, self.path / LOCK):
+            if path.is_symlink():  # of a folder that is somebody else's, it may lead anywhere
+                raise UserError(
+                    f"{shown(path)} is a link, and a run is not written through one: put the file in its place"
+                )
+        lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as problem:
@@ -75,7 +99,7 @@ class RunFolder:
         if not self.config.is_file():
             raise UserError(f"{self} is not a run: it has no config.json ({_runs_here()})")
         try:
-            config = configs.validate(configs.from_dict(json.loads(self.config.read_text("utf-8-sig"))))
+            config = configs.validate(configs.from_dict(json.loads(read_whole(self.config).decode("utf-8-sig"))))
         except RecursionError as problem:
             raise UserError(f"{shown(self.config)} is damaged: nested too deep") from problem
         except (ValueError, OSError) as problem:
@@ -93,10 +117,9 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, without lines that are none: the last one may have been cut off."""
-        try:
-            lines = self.metrics.read_bytes().splitlines()
-        except FileNotFoundError:
+        if not self.metrics.is_file():
             return []
+        lines = self.metrics.read_bytes().splitlines()
         return [row for row in map(_row, lines) if row is not None]
 
     def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -106,6 +129,19 @@ class RunFolder:
     def append_row(self, row: dict[str, Any]) -> None:
         with self.metrics.open("ab") as file:
             file.write(_line(row))
+
+    def checksums(self) -> dict[str, Any]:
+        """Of the files that belong to a checkpoint and lie beside it, by their names; without what somebody removed."""
+        return {path.name: manifest.entry(path) for path in (self.tokenizer, self.metrics) if path.is_file()}
+
+    def unchanged(self, path: Path, checksums: dict[str, Any] | None) -> bool:
+        """Whether a file is as it was when these were its checksums; metrics.jsonl may have grown. One that had none,
+        as in older versions, is taken as it is."""
+        try:
+            expected = (checksums or {}).get(path.name)
+            return expected is None or manifest.is_as(path, expected, grown=path == self.metrics)
+        except OSError:
+            return False
 
     def has_checkpoint(self) -> bool:
         return any(name.isdecimal() for name in _names(self.checkpoints))
@@ -117,9 +153,13 @@ def new(out: str | os.PathLike[str] | None, preset: str) -> RunFolder:
     Raises:
         UserError: when `out` is taken.
     """
-    folder = RunFolder(free_path(preset) if out is None else out)
-    folder.check_free()
-    return folder
+
+    def free() -> str:
+        folder = RunFolder(free_path(preset) if out is None else out)
+        folder.check_free()
+        return str(folder.path)
+
+    return RunFolder(processes.agree(free))
 
 
 def free_path(name: str) -> Path:
@@ -175,7 +215,7 @@ def _preset(run: RunFolder) -> str | None:
 
 def _line(row: dict[str, Any]) -> bytes:
     """JSON has no number for infinity or NaN: they become null."""
-    finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    finite = {name: value if value is not None and math.isfinite(value) else None for name, value in row.items()}
     return (json.dumps(finite, allow_nan=False) + "\n").encode()
 
 

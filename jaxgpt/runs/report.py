@@ -13,6 +13,7 @@ from rich.text import Text
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import corpus
 from jaxgpt.device import backend
+from jaxgpt.device.memory import Need
 from jaxgpt.device.sharding import Placement
 from jaxgpt.files import shown
 from jaxgpt.model import build
@@ -151,6 +152,7 @@ def facts(
     train, val = sizes
     return {
         "device": backend.describe(placement.mesh.devices.flat[0]),
+        **({"mesh": mesh} if (mesh := _mesh(placement)) else {}),
         "dtype": dtype,
         "model": f"{model}: {shape}" if shape else model,
         **({"from": f"the weights of {shown(c.init_from)}"} if c.init_from else {}),
@@ -168,15 +170,36 @@ def _size(name: str, value: int) -> str:
 
 def _shares(config: TrainConfig, placement: Placement) -> str:
     """How the windows of a batch are worked through."""
-    n, all_devices = placement.mesh.size, jax.local_device_count()
+    n, used, there = placement.shares, placement.mesh.size, jax.device_count()
     unit = "core" if placement.platform == "cpu" else "device"
     at_a_time = config.batch_size // n // placement.micro_batches
     words = f"{count(config.batch_size, 'window')} of {config.model.block_size}, {at_a_time} at a time"
-    if n > 1:
+    if n < used:
+        words += f" on each of {count(n, 'group')} of {used // n} {unit}s"
+    elif n > 1:
         words += f" on each of {n} {unit}s"
-    if n < all_devices and placement.platform != "cpu":
-        words += f" ({all_devices - n} of {all_devices} devices are idle: they cannot share the windows equally)"
+    if used < there and placement.platform != "cpu" and not config.mesh:
+        words += f" ({there - used} of {there} devices are idle: they cannot share the windows equally)"
     return words
+
+
+def _mesh(placement: Placement) -> str:
+    """Who works on what, where it is not all in data parallel in one process."""
+    if not placement.shards_state and jax.process_count() == 1:
+        return ""
+    axes = " x ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
+    return f"{axes}, {count(jax.process_count(), 'process', 'processes')}"
+
+
+def memory(need: Need) -> str:
+    """A note on what a step takes of a device's memory."""
+    return f"a step needs {need} of memory"
+
+
+def too_large(need: Need, devices: int) -> str:
+    """What to say where that is more than there is."""
+    each, fsdp = (" a device", "an fsdp axis in `mesh`, ") if devices > 1 else ("", "")
+    return f"training needs {need} of memory{each}: try {fsdp}`remat`, more `micro_batches`, or a smaller model"
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
@@ -200,6 +223,17 @@ def long_run(seconds: float, step_seconds: float) -> str:
         f"at {step_seconds:.1f} s a step, as the first ones took, this run needs {duration(seconds)} on this CPU; "
         "the preset speedrun is done in a minute or so\n"
     )
+
+
+def going_on(at: int, max_steps: int, before: dict[str, Any] | None) -> str:
+    """A note for a run that goes on, whose config is `before` in its checkpoint, if it is there."""
+    end = max_steps if before is None else before["max_steps"]
+    return f"going on after step {at}" + (f", to step {max_steps} instead of {end}\n" if end != max_steps else "\n")
+
+
+def damaged_metrics(path: Path) -> str:
+    """A note for a run that goes on without some of its rows."""
+    return f"{shown(path)} is not as it was written: rows that can be read are kept, and may be wrong\n"
 
 
 def other_dropout(before: tuple[int, int], now: tuple[int, int]) -> str:

@@ -31,8 +31,9 @@ from jaxgpt.runs.folder import RunFolder, newest
 from jaxgpt.sampler import Sampler
 from jaxgpt.sampling import Drawn
 
+MOST_SAMPLES = 2**16  # of a prompt, that are written side by side
 FORMAT = 2  # of the checkpoints that are written; training/items.py has the older ones
-MAY_CHANGE = ("max_steps", "data")  # of a run's config, between two stretches of training
+MAY_CHANGE = ("max_steps", "data", "mesh", "micro_batches", "remat")  # of a config, when a run goes on
 
 
 @dataclass(repr=False)
@@ -146,8 +147,8 @@ class Run:
     ) -> tuple[list[Writing], Iterator[list[str]]]:
         """The texts, and the pieces in which they are written; text i * R + j is sample i of R prompts' j-th."""
         how, stop = _sampler(sampler), _stops(stop)
-        _check_whole("tokens", tokens, 1)
-        _check_whole("samples", samples, 1)
+        _check_whole("tokens", tokens, 1, fields.INT32)
+        _check_whole("samples", samples, 1, MOST_SAMPLES)
         _check_whole("seed", seed, 0, 2**32 - 1)
         if not prompts:
             raise UserError("there are no prompts: give one at least, or None to start from a line break")
@@ -302,6 +303,10 @@ def check_unchanged(folder: RunFolder, config: TrainConfig, progress: dict[str, 
     a format that this version does not know."""
     if progress.get("format", 1) not in range(1, FORMAT + 1):
         raise UserError(f"{folder} was saved by a newer version of jaxgpt: update this one")
+    if not folder.unchanged(folder.tokenizer, progress.get("files")):
+        raise UserError(
+            f"{shown(folder.tokenizer)} is not as it was when the checkpoint was saved: take it from a copy"
+        )
     if "config" not in progress:  # format 1
         return
     before, now = configs.flat(configs.from_dict(progress["config"])), configs.flat(config)

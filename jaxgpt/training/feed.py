@@ -6,21 +6,32 @@ new state's. One call for several updates, since a call from Python takes longer
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches
 from jaxgpt.data.token_files import Tokens
-from jaxgpt.device import backend
+from jaxgpt.device import backend, memory, sharding
 from jaxgpt.device.sharding import Placement
 from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update
 
-TrainSteps = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 DEVICE_TEXT_BYTES = 2**30  # of a text that every device can hold a copy of
+
+
+class TrainSteps(NamedTuple):
+    """`train_steps(state, step, n)`, and the memory that it needs."""
+
+    run: Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+    need: memory.Need
+
+    def __call__(self, state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
+        return self.run(state, step, n)
 
 
 def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
@@ -35,10 +46,10 @@ def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placem
 
 def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
     """Every device holds the text, and draws the batch from it; `n` may change without compiling anew."""
-    text = jax.device_put(tokens, placement.state)
+    text = sharding.put(tokens, placement.replicated)
     state = abstract_state(config, dtype, placement)
     program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
-    return lambda state, step, n: program(state, text, np.int32(n))
+    return TrainSteps(lambda state, step, n: program(state, text, np.int32(n)), memory.of_program(program, placement))
 
 
 def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
@@ -55,7 +66,7 @@ def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train_step, state, tokens)[1])
         return jax.lax.fori_loop(0, n, lambda _, before: train_step(before[0], tokens), (state, metrics))
 
-    return _jit(loop, placement, in_shardings=(placement.state, placement.state, placement.state))
+    return _jit(loop, config, dtype, placement, placement.replicated, placement.replicated)
 
 
 def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
@@ -68,11 +79,11 @@ def from_host(config: TrainConfig, dtype: jnp.dtype, placement: Placement, token
     def train_steps(state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
         metrics: Any = None
         for i in range(step, step + n):
-            windows = batches.host_batch(config.seed, i, tokens, B, T, config.replacement)
-            state, metrics = program(state, jax.device_put(windows, placement.batch))
+            read = partial(batches.host_batch, config.seed, i, tokens, B, T, config.replacement)
+            state, metrics = program(state, sharding.put_rows(read, (B, T + 1), placement.batch))
         return state, metrics
 
-    return train_steps
+    return TrainSteps(train_steps, memory.of_program(program, placement))
 
 
 def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
@@ -83,11 +94,20 @@ def host_step(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> An
         _, dropout_key = batches.step_keys(config.seed, state.step)
         return update(state, *batches.inputs_and_targets(windows), dropout_key)
 
-    return _jit(step, placement, in_shardings=(placement.state, placement.batch))
+    return _jit(step, config, dtype, placement, placement.batch)
 
 
-def _jit(function: Callable, placement: Placement, in_shardings: tuple) -> Any:
-    """`function(state, ...)` compiled for the devices of `placement`; the old state's memory is used for the new."""
-    options = backend.compiler_options(placement.platform)
-    out = placement.state
-    return jax.jit(function, donate_argnums=0, in_shardings=in_shardings, out_shardings=out, compiler_options=options)
+def _jit(function: Callable, config: TrainConfig, dtype: jnp.dtype, placement: Placement, *others: Sharding) -> Any:
+    """`function(state, ...)` compiled for the devices of `placement`; the old state's memory is used for the new.
+
+    Args:
+        others: how the arguments after the state lie on the devices.
+    """
+    state = jax.tree.map(lambda x: x.sharding, abstract_state(config, dtype, placement))
+    return jax.jit(
+        function,
+        donate_argnums=0,
+        in_shardings=(state, *others),
+        out_shardings=(state, placement.replicated),
+        compiler_options=backend.compiler_options(placement.platform),
+    )

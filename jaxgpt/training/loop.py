@@ -1,6 +1,7 @@
 """The loop around the step: evaluate, sample, log, save, stop when asked to."""
 
 import contextlib
+import functools
 import time
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jaxgpt import config as configs
 from jaxgpt.config import TrainConfig
 from jaxgpt.data import batches, corpus
 from jaxgpt.data.dataset import Dataset, Tokens
-from jaxgpt.device import precision, sharding
+from jaxgpt.device import memory, precision, processes, sharding
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation import make_evaluate
 from jaxgpt.files import reason
@@ -48,6 +49,7 @@ class Progress(NamedTuple):
     config: dict[str, Any] | None = None
     devices: int = 0
     micro_batches: int = 0
+    files: dict[str, Any] | None = None
 
 
 def text_changed(config: TrainConfig, folder: RunFolder) -> str:
@@ -69,11 +71,13 @@ class Loop:
         self.folder, self.config, self.data, self.tokenizer = folder, config, data, data.tokenizer
         self.placement = step.placement(config)
         self.dtype, self.dtype_reason = precision.choose(config.dtype, self.placement.mesh.devices.flat[0])
+        self.state = step.abstract_state(config, self.dtype, self.placement)
+        self.check(memory.of_arrays((self.state, self.state.params), self.placement))
         self.evaluate = make_evaluate(config, self.dtype, self.placement)
-        self.report = reports.Report(quiet)
+        self.report = reports.Report(quiet or not processes.is_first())
         self.stop = StopRequest(quiet=quiet) if stop is None else stop
         self.pacer = Pacer(config.max_steps, config.log_interval, config.eval_interval)
-        self.rows: list[dict[str, Any]] = []
+        self.final_val_loss = float("nan")
         self.began, self.warned = time.monotonic(), False
         self.progress = Progress(
             data.sha256,
@@ -86,39 +90,53 @@ class Loop:
 
     def from_scratch(self, params: Any = None) -> Run:
         """From fresh weights, or from `params`."""
-        with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
+        with self.report, self.stop, self.checkpoints() as checkpoints:
             train_steps = self.compile()
             self.banner()
             if self.data.remark:
                 self.report.note(f"{self.data.remark}\n")
             # It runs once: to be compiled quickly is worth more than to run quickly.
             options = {"xla_backend_optimization_level": 0}
-            init = jax.jit(self.init_state, out_shardings=self.placement.state, compiler_options=options)
-            return self.run(init(jax.device_put(params, self.placement.state)), 0, train_steps, checkpoints)
+            shardings = jax.tree.map(lambda x: x.sharding, self.state)
+            init = jax.jit(self.init_state, out_shardings=shardings, compiler_options=options)
+            params = params and jax.tree.map(sharding.put, params, shardings.params)
+            return self.run(init(params), 0, train_steps, checkpoints)
 
     def from_checkpoint(self) -> Run:
-        with self.report, self.stop, Checkpoints(self.folder.checkpoints) as checkpoints:
-            at = checkpoints.newest()
-            saved = checkpoints.progress(at)
-            check_unchanged(self.folder, self.config, saved)
-            saved = Progress(**saved)
-            if saved.data_sha256 != self.progress.data_sha256:
-                raise UserError(text_changed(self.config, self.folder))
-            if at >= self.config.max_steps:
+        with self.report, self.stop, self.checkpoints() as checkpoints:
+            read = functools.partial(self.read, checkpoints)
+            at, saved, train_steps, state = checkpoints.go_back(read, self.report.note)
+            if train_steps is None:
                 done = reports.count(at, "step")
                 raise UserError(f"{self.folder} has done its {done}; to go on, give a larger `max_steps`")
-            train_steps = self.compile()
-            like = items.of_state(step.abstract_state(self.config, self.dtype, self.placement), saved.format)
-            state = items.to_state(checkpoints.restore(at, like), saved.format)
             self.began -= saved.seconds
             self.progress = self.progress._replace(best_val_loss=saved.best_val_loss, best_step=saved.best_step)
-            self.rows = [row for row in self.folder.rows() if row["step"] <= at]
-            self.folder.write_rows(self.rows)
-            self.folder.write_config(self.config)  # max_steps or data may be new
+            rows = [row for row in self.folder.rows() if row["step"] <= at]
+            if not self.folder.unchanged(self.folder.metrics, saved.files):
+                self.report.note(reports.damaged_metrics(self.folder.metrics))
+            if processes.is_first():
+                self.folder.write_rows(rows)
+                self.folder.write_config(self.config)  # max_steps or data may be new
             self.banner()
-            self.report.note(f"going on after step {at}\n")
+            self.report.note(reports.going_on(at, self.config.max_steps, saved.config))
             self.note_other_devices(saved)
             return self.run(state, at, train_steps, checkpoints)
+
+    def read(
+        self, checkpoints: Checkpoints, at: int
+    ) -> tuple[int, Progress, Future[feed.TrainSteps] | None, TrainState]:
+        """What the checkpoint after step `at` holds, and the step that is compiled meanwhile, if there is one to do."""
+        progress = checkpoints.progress(at)
+        check_unchanged(self.folder, self.config, progress)
+        saved = Progress(**progress)
+        if saved.data_sha256 != self.progress.data_sha256:
+            raise UserError(text_changed(self.config, self.folder))
+        train_steps = self.compile() if at < self.config.max_steps else None
+        like = items.of_state(self.state, saved.format)
+        return at, saved, train_steps, items.to_state(checkpoints.restore(at, like), saved.format)
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder.checkpoints, read_only=not processes.is_first())
 
     def init_state(self, params: Any = None) -> TrainState:
         return step.init_state(self.config, self.dtype, params)
@@ -129,26 +147,39 @@ class Loop:
 
     def compiled(self, train_steps: Future[feed.TrainSteps]) -> feed.TrainSteps:
         """Waits for the compilation, or for a request to stop."""
-        while not self.stop.signal_number:
+        while processes.several() or not self.stop.signal_number:
             with contextlib.suppress(TimeoutError):
-                return train_steps.result(timeout=0.1)
+                compiled = train_steps.result(timeout=0.1)
+                self.check(compiled.need)
+                self.report.note(reports.memory(compiled.need))
+                return compiled
         raise Interrupted(f"stopped before a step was done, in {self.folder}", self.stop.signal_number)
+
+    def check(self, need: memory.Need) -> None:
+        """Raises `UserError` where there is too little memory: of its state and gradients before anything is written,
+        of all that a step needs before the first one."""
+        if need.too_much:
+            raise UserError(reports.too_large(need, self.placement.mesh.size))
+
+    def asked_to_stop(self) -> int:
+        """The signal that has come to this process, or to another of the run's; 0 for none."""
+        return processes.agree_on_numbers(0, self.stop.signal_number)[1]
 
     def run(self, state: TrainState, at: int, train_steps: Future[feed.TrainSteps], checkpoints: Checkpoints) -> Run:
         """From step `at` to the end."""
-        if at == 0 and not self.stop.signal_number:
+        if at == 0 and not self.asked_to_stop():
             self.add_row({"step": 0} | self.evaluation(state, 0))
         state = self.train(state, at, self.compiled(train_steps), checkpoints)
-        checkpoints.verify(items.of_state(state))
-        p, last = self.progress, self.rows[-1]["final_val_loss"]
-        self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, last))
+        self.verify(checkpoints, state)
+        p = self.progress
+        self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, self.final_val_loss))
         return self.trained(state, self.config.max_steps)
 
     def train(self, state: TrainState, at: int, train_steps: feed.TrainSteps, checkpoints: Checkpoints) -> TrainState:
         last = self.config.max_steps
         fresh, pending = True, None
+        n = self.pacer.steps_to_go(at)
         while at < last:
-            n = self.pacer.steps_to_go(at)
             evaluate = (at + n) % self.config.eval_interval == 0 or at + n == last
             if evaluate and pending is not None:  # its time ends here: the next call is the last before a pause
                 self.add_row(self.row(*pending))
@@ -160,16 +191,17 @@ class Loop:
             if pending is not None:  # a call late, so that the device never waits for Python
                 self.add_row(self.row(*pending))
             at, pending = at + n, (at + n, metrics)
-            if not (evaluate or self.stop.signal_number):
+            n, signal = processes.agree_on_numbers(self.pacer.steps_to_go(at), self.stop.signal_number)
+            if not (evaluate or signal):
                 continue
             row = self.row(*pending)
             losses = self.evaluation(state, at) if evaluate else {}
             self.add_row(row | losses)
             self.save(checkpoints, state, at, losses.get("val_loss", float("inf")))
             fresh, pending = True, None
-            if self.stop.signal_number and at < last:
-                checkpoints.verify(items.of_state(state))
-                raise Interrupted(f"stopped and saved after step {at}, in {self.folder}", self.stop.signal_number)
+            if at < last and (signal := self.asked_to_stop()):
+                self.verify(checkpoints, state)
+                raise Interrupted(f"stopped and saved after step {at}, in {self.folder}", signal)
         return state
 
     def row(self, at: int, metrics: Metrics) -> dict[str, Any]:
@@ -194,8 +226,8 @@ class Loop:
         """To metrics.jsonl, if it has losses or it is this step's turn; otherwise to the progress line alone."""
         evaluated = "val_loss" in row
         if evaluated or row["step"] % self.config.log_interval == 0:
-            self.rows.append(row)
-            self.folder.append_row(row)
+            if processes.is_first():
+                self.folder.append_row(row)
             self.pacer.restart(row["step"])
         if not evaluated:
             self.report.step(row, self.config.max_steps)
@@ -208,7 +240,7 @@ class Loop:
             "val_loss": self.loss(state, self.data.val, some),
         }
         if at == self.config.max_steps:
-            losses["final_val_loss"] = self.loss(state, self.data.val, None)
+            losses["final_val_loss"] = self.final_val_loss = self.loss(state, self.data.val, None)
         best = losses["val_loss"] < self.progress.best_val_loss
         if best:
             self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=at)
@@ -222,22 +254,35 @@ class Loop:
 
     def sample(self, state: TrainState, at: int) -> str:
         tokens = self.config.sample_tokens
-        return self.trained(state, at).generate(tokens=tokens) if tokens else ""
+        if not tokens:
+            return ""
+        run = self.trained(state, at)
+        return run.generate(tokens=tokens) if processes.is_first() else ""
 
     def trained(self, state: TrainState, at: int) -> Run:
         """The run as it is after step `at`, with its model on one device."""
-        one = sharding.place([self.placement.mesh.devices.flat[0]])
-        model = build.merge(self.config.model, jax.device_put(state.eval_params, one.state))
+        one = sharding.place(jax.local_devices()[:1])
+        params = jax.device_put(processes.on_host(state.eval_params), one.replicated)
+        model = build.merge(self.config.model, params)
         return Run(self.folder.path, self.config, self.tokenizer, model, at)
 
     def save(self, checkpoints: Checkpoints, state: TrainState, at: int, val_loss: float) -> None:
-        self.progress = self.progress._replace(seconds=time.monotonic() - self.began)
-        checkpoints.save(at, items.of_state(state), self.progress._asdict(), val_loss)
+        seconds, files = time.monotonic() - self.began, self.folder.checksums()
+        self.progress = self.progress._replace(seconds=seconds, files=files)
+        saved = processes.on_host(items.of_state(state))
+        if not processes.is_first():
+            return
+        checkpoints.save(at, saved, self.progress._asdict(), val_loss)
         try:
             title = f"{self.folder.path.name}: {corpus.describe(self.config.data)}"
-            plot(self.rows, title, self.folder.plot, self.tokenizer.unit)
+            plot(self.folder.rows(), title, self.folder.plot, self.tokenizer.unit)
         except Exception as problem:  # of matplotlib's many: no picture is worth a run
             self.report.note(f"no picture of the losses: {reason(problem)}")
+
+    def verify(self, checkpoints: Checkpoints, state: TrainState) -> None:
+        saved = processes.on_host(items.of_state(state))
+        if processes.is_first():
+            checkpoints.verify(saved)
 
     # What a person is told
 

@@ -5,7 +5,6 @@ rest.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.device import precision, sharding
-from jaxgpt.device.sharding import AXIS, Placement
+from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
 from jaxgpt.training import optimizer
 
@@ -52,9 +51,9 @@ Update = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainStat
 
 
 def placement(config: TrainConfig) -> Placement:
-    """The devices that a run of `config` uses on this machine."""
-    n_params = build.n_params(config.model)
-    return sharding.for_training(config.batch_size, config.model.block_size, n_params, config.micro_batches)
+    """The devices that a run of `config` uses. Raises `UserError` as `sharding.for_training`."""
+    c, m = config, config.model
+    return sharding.for_training(c.batch_size, m.block_size, build.n_params(m), c.micro_batches, c.mesh)
 
 
 def init_state(config: TrainConfig, dtype: jnp.dtype, params: Any = None) -> TrainState:
@@ -66,7 +65,7 @@ def init_state(config: TrainConfig, dtype: jnp.dtype, params: Any = None) -> Tra
 
 
 def abstract_state(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> TrainState:
-    """The state's shapes, types and shardings."""
+    """The state's shapes, types, and how it lies on the devices."""
     return placement.abstract(jax.eval_shape(lambda: init_state(config, dtype)))
 
 
@@ -78,7 +77,8 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     graphdef = build.graph(config.model)
     tx = optimizer.build(config, placement.mesh)
     schedule = optimizer.learning_rate(config)
-    loss_and_grads = _make_loss_and_grads(graphdef, dtype, placement)
+    specs = placement.specs(build.abstract_params(config.model))
+    loss_and_grads = _make_loss_and_grads(graphdef, dtype, placement, specs)
 
     def update(state: TrainState, inputs: jax.Array, targets: jax.Array, key: jax.Array):
         scale = state.loss_scale.factor
@@ -101,22 +101,21 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     return update
 
 
-def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement) -> Callable:
+def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement, param_specs: Any) -> Callable:
     """`loss_and_grads(params, inputs, targets, key, scale)`: the mean loss, and the gradients of `scale` times it."""
     n = placement.micro_batches
 
     def loss_fn(params, x, y, key, scale):
+        params = sharding.gather(params, param_specs, dtype)
         model = nnx.merge(graphdef, precision.cast(params, dtype))
         loss = model.loss(x, y, key)
         return loss * scale, loss
 
-    gradients = jax.value_and_grad(loss_fn, has_aux=True)
-    specs = (P(), P(AXIS), P(AXIS), P(), P())
+    gradients = jax.value_and_grad(sharding.gathers_again(loss_fn, placement), has_aux=True)
 
-    @partial(jax.shard_map, mesh=placement.mesh, in_specs=specs, out_specs=P(), check_vma=False)
     def loss_and_grads(params, x, y, key, scale):
         """Of a batch (B, T), of which each device sees its own share (b, T)."""
-        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        key = jax.random.fold_in(key, jax.lax.axis_index(ROWS))
 
         def add(total, part):
             (_, loss), grads = gradients(params, *part, scale)
@@ -130,9 +129,10 @@ def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Pl
             zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
             total, _ = jax.lax.scan(add, zeros, parts)
             mean = jax.tree.map(lambda t: t / n, total)
-        return sharding.average(mean, placement.mesh)
+        return sharding.average(mean, placement, (P(), param_specs))
 
-    return loss_and_grads
+    in_specs = param_specs, P(ROWS), P(ROWS), P(), P()
+    return sharding.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
 
 
 def moving_average(ema_params: Any, params: Any, decay: float, step: jax.Array) -> Any:

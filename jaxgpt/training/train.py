@@ -1,13 +1,16 @@
 """`train` begins a run, `resume` goes on with one; both return a `Run`."""
 
+import contextlib
 from os import PathLike
 from typing import Any
 
+from jaxgpt import config as configs
 from jaxgpt.config import TrainConfig, override, validate
 from jaxgpt.data import corpus
 from jaxgpt.data import dataset as datasets
 from jaxgpt.data.dataset import Dataset, ForeignText
 from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.device import processes
 from jaxgpt.errors import UserError
 from jaxgpt.model import build
 from jaxgpt.runs import folder as folders
@@ -15,7 +18,7 @@ from jaxgpt.runs.folder import RunFolder
 from jaxgpt.runs.pretrained import load_pretrained
 from jaxgpt.runs.progress import Progress
 from jaxgpt.runs.report import Report, count
-from jaxgpt.runs.run import Run
+from jaxgpt.runs.run import MAY_CHANGE, Run
 from jaxgpt.training.finetune import starting_params
 from jaxgpt.training.loop import Loop, text_changed
 from jaxgpt.training.signals import StopRequest
@@ -55,50 +58,63 @@ def train(
     data = _load(config, source.tokenizer if source else None, quiet)
     config = override(config, tokenizer=data.tokenizer.kind, vocab_size=data.tokenizer.vocab_size)
     _check_length(data, config.model.block_size)
-    folder.create(config, data.tokenizer)
-    with folder.lock():
-        return Loop(folder, config, data, quiet, stop).from_scratch(params)
+    loop = Loop(
+        folder, config, data, quiet, stop
+    )  # whatever is wrong with the devices is told before a file is written
+    if processes.is_first():
+        folder.create(config, data.tokenizer)
+    with _lock(folder):
+        return loop.from_scratch(params)
 
 
 def resume(
     path: str | PathLike[str],
     *,
-    data: str | PathLike[str] | tuple[str, ...] | None = None,
-    max_steps: int | None = None,
     quiet: bool = False,
     stop: StopRequest | None = None,
+    **changes: Any,
 ) -> Run:
     """Goes on with an interrupted run, bit for bit as if it had never stopped.
 
     Args:
         path: the run's folder.
-        data: where its text is now, if it has moved; it must be the same text.
-        max_steps: a new end, to train a finished run for longer; None keeps the run's own. Under a schedule
-            that decays, the learning rate follows the new curve from here on.
         quiet, stop: as in `train`.
+        changes: fields of its config that are others from here on: `max_steps`, a new end, to train a finished run for
+            longer (under a schedule that decays, the learning rate follows the new curve); `data`, where its text is
+            now, which must be the same text; and `mesh`, `micro_batches`, `remat`, what computes the same updates on
+            other devices, or with less memory. None leaves a field as it is.
 
     Raises:
         UserError, Interrupted, Diverged, OSError: as `train`; and UserError when the run has reached its end, its text
-            or its config has changed, or somebody else is training it.
+            or its config has changed, another field would, or somebody else is training it.
     """
     folder = RunFolder(path)
-    config, tokenizer = folder.read()
-    changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
-    changes |= {} if data is None else {"data": corpus.absolute(data)}
-    config = validate(override(config, **changes))
-    if config.data == "-" and data is None:
+    was, tokenizer = folder.read()
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if "data" in changes:
+        changes["data"] = corpus.absolute(changes["data"])
+    config = validate(override(was, **changes))
+    before, after = configs.flat(was), configs.flat(config)
+    if changed := [f"`{name}`" for name in changes if after[name] != before[name] and name not in MAY_CHANGE]:
+        raise UserError(f"{folder} goes on as it was: leave out {', '.join(changed)}, or start a new run")
+    if config.data == "-" and "data" not in changes:
         raise UserError(f"the text of {folder} came from standard input: pass it again, as `data`")
     try:
         loaded = _load(config, tokenizer, quiet)
     except ForeignText as error:  # something that the run has never seen
-        raise UserError(text_changed(config, folder)) from error
+        raise UserError(f"{text_changed(config, folder)}, or {folder}/{folder.tokenizer.name} is damaged") from error
     _check_length(loaded, config.model.block_size)
-    with folder.lock():
+    with _lock(folder):
         return Loop(folder, config, loaded, quiet, stop).from_checkpoint()
 
 
+def _lock(folder: RunFolder) -> contextlib.AbstractContextManager[Any]:
+    """Of the processes that train a run together, the first holds its lock."""
+    return folder.lock() if processes.is_first() else contextlib.nullcontext()
+
+
 def _load(config: TrainConfig, tokenizer: Tokenizer | None, quiet: bool) -> Dataset:
-    with Report(quiet) as report:
+    with Report(quiet or not processes.is_first()) as report:
         return datasets.load(config, tokenizer, Progress(report, "encoding the text", "M characters"))
 
 
