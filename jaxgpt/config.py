@@ -66,9 +66,6 @@ class ModelConfig(Plain):
     """Whether queries and keys are RMS-normalised (https://arxiv.org/abs/2010.04245)."""
     value_shift: bool = False
     """Whether half of each head's values are those of the token before (token shift, https://arxiv.org/abs/2305.13048)."""
-    remat: bool = False
-    """Whether what a block computes is computed again for its gradient instead of kept: a third more time, for a small
-    part of the memory (https://arxiv.org/abs/1604.06174). It changes no result."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,9 @@ class TrainConfig(Plain):
     micro_batches: CountOrZero = 0
     """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
     memory. 0 chooses by the device: what stays near a CPU's cache, or what fills a GPU."""
+    remat: bool = False
+    """Whether only the residual stream is kept for the gradient, and all else computed again: a third more time, for
+    much less memory (https://arxiv.org/abs/1604.06174). It changes no result."""
     mesh: str = ""
     """The devices that train, and what they share: as data=4,fsdp=2, with the axes `data`, rows of the batch; `fsdp`,
     rows and weights; `tensor`, heads and channels. -1 is as many as there are. Left out: all in data parallel, as far

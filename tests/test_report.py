@@ -189,10 +189,14 @@ def test_data_and_run_are_named_from_here(tmp_path, monkeypatch):
 def test_a_batch_is_told_as_it_is_shared(tmp_path, monkeypatch):
     assert facts("cpu", tmp_path)["step"] == "768 tokens: 12 windows of 64, 12 at a time"
     assert facts("cpu", tmp_path, 2, 3)["step"] == "768 tokens: 12 windows of 64, 2 at a time on each of 2 cores"
-    gpus = SimpleNamespace(platform="gpu", mesh=SimpleNamespace(size=1), micro_batches=1)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    gpus = SimpleNamespace(platform="gpu", mesh=SimpleNamespace(size=1), shares=1, micro_batches=1)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
     config = preset("cpu", batch_size=13)
     assert re.search(r"13 at a time \(7 of 8 devices are idle: they cannot share", report._shares(config, gpus))
+    asked = preset("cpu", batch_size=13, mesh="data=1")
+    assert report._shares(asked, gpus) == "13 windows of 64, 13 at a time"
+    groups = SimpleNamespace(platform="gpu", mesh=SimpleNamespace(size=8), shares=4, micro_batches=3)
+    assert report._shares(preset("cpu"), groups) == "12 windows of 64, 1 at a time on each of 4 groups of 2 devices"
 
 
 def test_the_result_names_both_losses():

@@ -260,3 +260,12 @@ def test_with_64_bit_types_switched_on_a_run_trains_the_same():
     (plain, *_), (wide, *_) = found
     assert [leaf.dtype for leaf in jax.tree.leaves(wide)] == [leaf.dtype for leaf in jax.tree.leaves(plain)]
     assert_near(*found, 2e-5)
+
+
+def test_what_is_computed_again_for_the_gradient_need_not_be_kept():
+    deep = override(CONFIG, n_layer=4, n_embd=64, batch_size=32)
+    again = override(deep, remat=True)
+    assert_near(*(toy.run(config, 2)[0].params for config in (again, deep)), 1e-6)
+    given = toy.init_state(deep), toy.TEXT, np.int32(1)
+    kept, little = (toy.loop(c).lower(*given).compile().memory_analysis().temp_size_in_bytes for c in (deep, again))
+    assert little < 0.6 * kept, (little, kept)

@@ -242,16 +242,10 @@ def _gather_backward(dimension, dtype, _, g):
 _gather.defvjp(lambda x, dimension, dtype: (_gather(x, dimension, dtype), None), _gather_backward)
 
 
-def gathers_again(function: Any, placement: Placement) -> Any:
-    """`function` of weights that it gathers, whose gradient gathers them again instead of keeping all of them."""
-    if placement.mesh.shape[FSDP] == 1:
-        return function
-
-    def kept(primitive, *_, call_jaxpr=None, **__) -> bool:
-        inner = [] if call_jaxpr is None else call_jaxpr.eqns  # of `_gather`, which has a gradient of its own
-        return all(name != "all_gather" for name in (primitive.name, *(eqn.primitive.name for eqn in inner)))
-
-    return jax.checkpoint(function, policy=kept)
+def is_gathered(primitive: Any, *_, call_jaxpr: Any = None, **__) -> bool:
+    """Of what a function computes, as a policy of `jax.checkpoint` is asked: whether `gather` made it."""
+    inner = [] if call_jaxpr is None else call_jaxpr.eqns  # of `_gather`, which has a gradient of its own
+    return "all_gather" in (primitive.name, *(eqn.primitive.name for eqn in inner))
 
 
 def average(tree: Any, placement: Placement, specs: Any = None) -> Any:

@@ -15,12 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.attention import apply_rotary, cached_attention, causal_attention, token_shift
 from jaxgpt.model.loss import Head, mean_loss, token_losses
 from jaxgpt.model.ops import add_bias, cpu_barrier, dropout, layer_norm, matmul, relu, rms_norm, take_rows
-from jaxgpt.model.protocol import check_tokens
+from jaxgpt.model.protocol import STREAM, check_tokens
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": relu}
 
@@ -169,10 +170,14 @@ class Block(nnx.Module):
         return x, k, v
 
 
-def remat(block: Block, x: jax.Array, key: jax.Array | None):
-    """`block(x, None, key)`, of which only `x` is kept for the gradient (https://arxiv.org/abs/1604.06174)."""
+def _once(block: Block, x, past, key):
+    return block(x, past, key)
+
+
+def _again(block: Block, x, past, key):
+    """`block(x, past, key)`, of which the gradient keeps the arguments alone (https://arxiv.org/abs/1604.06174)."""
     graphdef, params = nnx.split(block)
-    return jax.checkpoint(lambda params, x, key: nnx.merge(graphdef, params)(x, None, key))(params, x, key)
+    return jax.checkpoint(lambda params, *given: nnx.merge(graphdef, params)(*given))(params, x, past, key)
 
 
 class GPT(nnx.Module):
@@ -213,9 +218,9 @@ class GPT(nnx.Module):
         x, _ = self._body(tokens, None, None)
         return token_losses(*self._head(), x, targets, self.config.vocab_size)
 
-    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None, remat=False) -> jax.Array:
         """See `LanguageModel.loss`."""
-        x, _ = self._body(tokens, None, key)
+        x, _ = self._body(tokens, None, key, remat)
         return mean_loss(*self._head(), x, targets, self.config.vocab_size)
 
     def empty_cache(self, batch_size: int, capacity: int | None = None) -> Cache:
@@ -240,7 +245,7 @@ class GPT(nnx.Module):
         weights = self.lm_head.kernel[...], None if bias is None else bias[...]
         return partial(linear, dtype=jnp.float32), weights
 
-    def _body(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None) -> tuple[jax.Array, Cache]:
+    def _body(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, remat=False):
         """All but the head: (B, T) to (B, T, C), and the longer cache."""
         T = tokens.shape[1]
         start: Any = 0 if cache is None else cache.length
@@ -254,9 +259,8 @@ class GPT(nnx.Module):
         ks, vs = [], []
         for i, block in enumerate(self.h):
             past = None if cache is None else (cache.k[i], cache.v[i], start)
-            x, k, v = (
-                remat(block, x, keys[1 + i]) if self.config.remat and past is None else block(x, past, keys[1 + i])
-            )
+            x, k, v = (_again if remat else _once)(block, x, past, keys[1 + i])
+            x = checkpoint_name(x, STREAM)
             ks.append(k)
             vs.append(v)
         return self.ln_f(x), Cache(tuple(ks), tuple(vs), start + T)

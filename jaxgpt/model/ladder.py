@@ -76,8 +76,8 @@ class Rung(nnx.Module):
         """See `LanguageModel.losses`."""
         return loss.cross_entropy(self.forward(tokens), targets)
 
-    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """See `LanguageModel.loss`."""
+    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None, remat=False) -> jax.Array:
+        """See `LanguageModel.loss`. These are too small for `remat` to matter."""
         return self.losses(tokens, targets).mean()
 
     def empty_cache(self, batch_size: int, capacity: int | None = None) -> Window:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 
+STREAM = "residual stream"  # a name for `jax.ad_checkpoint.checkpoint_name`, see `LanguageModel.loss`
+
 
 class DecodeCache(Protocol):
     """What a model remembers of the tokens that it has read. A pytree of arrays."""
@@ -45,8 +47,9 @@ class LanguageModel(Protocol):
         """The loss of every target, in nats, without dropout: `tokens` and `targets` (B, T) to (B, T) float32."""
         ...
 
-    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Their mean, (), to be differentiated. With a `key`, dropout is on."""
+    def loss(self, tokens: jax.Array, targets: jax.Array, key: jax.Array | None = None, remat=False) -> jax.Array:
+        """Their mean, (), to be differentiated. With a `key`, dropout is on. With `remat`, the gradient keeps little
+        more than what goes from block to block, which is called `STREAM`, and computes the rest again."""
         ...
 
     def empty_cache(self, batch_size: int, capacity: int | None = None) -> Any:

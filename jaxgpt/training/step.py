@@ -15,8 +15,10 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.device import precision, sharding
+from jaxgpt.device.mesh import FSDP
 from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
+from jaxgpt.model.protocol import STREAM
 from jaxgpt.training import optimizer
 
 
@@ -78,7 +80,7 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     tx = optimizer.build(config, placement.mesh)
     schedule = optimizer.learning_rate(config)
     specs = placement.specs(build.abstract_params(config.model))
-    loss_and_grads = _make_loss_and_grads(graphdef, dtype, placement, specs)
+    loss_and_grads = _make_loss_and_grads(graphdef, dtype, placement, specs, config.remat)
 
     def update(state: TrainState, inputs: jax.Array, targets: jax.Array, key: jax.Array):
         scale = state.loss_scale.factor
@@ -101,17 +103,19 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     return update
 
 
-def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement, param_specs: Any) -> Callable:
+def _make_loss_and_grads(
+    graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement, param_specs: Any, remat: bool
+) -> Callable:
     """`loss_and_grads(params, inputs, targets, key, scale)`: the mean loss, and the gradients of `scale` times it."""
     n = placement.micro_batches
 
     def loss_fn(params, x, y, key, scale):
         params = sharding.gather(params, param_specs, dtype)
         model = nnx.merge(graphdef, precision.cast(params, dtype))
-        loss = model.loss(x, y, key)
+        loss = model.loss(x, y, key, remat)
         return loss * scale, loss
 
-    gradients = jax.value_and_grad(sharding.gathers_again(loss_fn, placement), has_aux=True)
+    gradients = jax.value_and_grad(_gather_again(loss_fn, placement, remat), has_aux=True)
 
     def loss_and_grads(params, x, y, key, scale):
         """Of a batch (B, T), of which each device sees its own share (b, T)."""
@@ -133,6 +137,18 @@ def _make_loss_and_grads(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Pl
 
     in_specs = param_specs, P(ROWS), P(ROWS), P(), P()
     return sharding.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
+
+
+def _gather_again(loss_fn: Callable, placement: Placement, remat: bool) -> Callable:
+    """`loss_fn`, whose gradient gathers the weights of other devices again instead of keeping them.
+
+    Inside a `jax.checkpoint`, what the model keeps with `remat` must be said once more.
+    """
+    if placement.mesh.shape[FSDP] == 1:
+        return loss_fn
+    if remat:
+        return jax.checkpoint(loss_fn, policy=jax.checkpoint_policies.save_only_these_names(STREAM))
+    return jax.checkpoint(loss_fn, policy=lambda *of, **parameters: not sharding.is_gathered(*of, **parameters))
 
 
 def moving_average(ema_params: Any, params: Any, decay: float, step: jax.Array) -> Any:
