@@ -59,11 +59,12 @@ def training(folder: Path, steps: int, rounds: int) -> tuple[dict[str, list[floa
     data = dataset.load(jaxgpt.preset("cpu", data=str(folder)))
     config, dtype = jaxgpt.preset("cpu", vocab_size=data.tokenizer.vocab_size), np.dtype("float32")
     placement, memory, speeds, done = step.placement(config), [], {}, {}
+    shardings = jax.tree.map(lambda x: x.sharding, step.abstract_state(config, dtype, placement))
 
     def run(name: str, make_steps, tokens) -> None:
         if name not in done:
             train_steps = make_steps(config, dtype, placement, tokens)
-            state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=placement.replicated)()
+            state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=shardings)()
             done[name], speeds[name] = [train_steps, train_steps(state, 0, 1)[0], 1], []
         train_steps, state, at = done[name]
         began = time.perf_counter()

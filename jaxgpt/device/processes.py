@@ -92,12 +92,23 @@ def _from_first(said: dict[str, str]) -> dict[str, str]:
 
 def agree_on_numbers(first: int, largest: int) -> tuple[int, int]:
     """The `first` of the first process, and the `largest` of all."""
+    numbers = _of_all(first, largest)
+    return int(numbers[0, 0]), int(numbers[:, 1].max())
+
+
+def all_have(number: int) -> bool:
+    """Whether all processes have the same number."""
+    return len(np.unique(_of_all(number))) == 1
+
+
+def _of_all(*numbers: int) -> np.ndarray:
+    """The numbers (N,) of every process, (processes, N)."""
+    own = np.array(numbers, np.int32)
     if not several():
-        return first, largest
+        return own[None]
     from jax.experimental import multihost_utils
 
-    numbers = multihost_utils.process_allgather(np.array([first, largest], np.int32))  # (processes, 2)
-    return int(numbers[0, 0]), int(numbers[:, 1].max())
+    return multihost_utils.process_allgather(own)
 
 
 def on_host(tree: Any) -> Any:

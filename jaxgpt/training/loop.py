@@ -106,6 +106,10 @@ class Loop:
         with self.report, self.stop, self.checkpoints() as checkpoints:
             read = functools.partial(self.read, checkpoints)
             at, saved, train_steps, state = checkpoints.go_back(read, self.report.note)
+            if not processes.all_have(at):
+                raise UserError(
+                    f"not all processes see the same checkpoints in {self.folder}: it must be on a shared disk"
+                )
             if train_steps is None:
                 done = reports.count(at, "step")
                 raise UserError(f"{self.folder} has done its {done}; to go on, give a larger `max_steps`")
@@ -128,7 +132,12 @@ class Loop:
         """What the checkpoint after step `at` holds, and the step that is compiled meanwhile, if there is one to do."""
         progress = checkpoints.progress(at)
         check_unchanged(self.folder, self.config, progress)
-        saved = Progress(**progress)
+        try:
+            saved = Progress(**progress)
+        except TypeError as problem:
+            raise UserError(
+                f"the checkpoint of step {at} tells what this version does not know: {problem}"
+            ) from problem
         if saved.data_sha256 != self.progress.data_sha256:
             raise UserError(text_changed(self.config, self.folder))
         train_steps = self.compile() if at < self.config.max_steps else None
