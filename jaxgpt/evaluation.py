@@ -17,7 +17,7 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data import batches
 from jaxgpt.data.token_files import Tokens
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.device import precision, sharding
+from jaxgpt.device import collectives, precision, sharding
 from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
 
@@ -58,7 +58,7 @@ def make_total_loss(config: TrainConfig, dtype: jnp.dtype, placement: Placement)
     param_specs = placement.specs(build.abstract_params(config.model))
 
     def total_loss(params, windows, skips):
-        params = precision.cast(sharding.gather(params, param_specs, dtype), dtype)
+        params = precision.cast(collectives.gather(params, param_specs, dtype), dtype)
 
         def add(total, batch):
             windows, skips = batch
@@ -70,7 +70,7 @@ def make_total_loss(config: TrainConfig, dtype: jnp.dtype, placement: Placement)
         return jax.lax.psum(total, ROWS)
 
     rows = P(None, ROWS)
-    return jax.jit(sharding.share_rows(total_loss, placement, (param_specs, rows, rows), P()))
+    return jax.jit(collectives.share_rows(total_loss, placement, (param_specs, rows, rows), P()))
 
 
 class Score(NamedTuple):
@@ -146,4 +146,4 @@ def _make_losses(graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement)
     def losses(params, windows):
         return nnx.merge(graphdef, precision.cast(params, dtype)).losses(*batches.inputs_and_targets(windows))
 
-    return jax.jit(sharding.share_rows(losses, placement, (P(), P(ROWS)), P(ROWS)))
+    return jax.jit(collectives.share_rows(losses, placement, (P(), P(ROWS)), P(ROWS)))

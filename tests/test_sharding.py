@@ -1,4 +1,4 @@
-"""A batch shared among devices is the batch: the same update, wherever its parts were computed; and which devices."""
+"""Which devices work, and how state and batch lie on them."""
 
 from types import SimpleNamespace
 
@@ -7,82 +7,13 @@ import numpy as np
 import optax
 import pytest
 import toy
-from jax.sharding import PartitionSpec as P
-from toy import CONFIG, F32, KEY, assert_near, assert_same
+from toy import CONFIG, F32
 
 from jaxgpt import UserError
-from jaxgpt.config import TrainConfig, override
+from jaxgpt.config import override
 from jaxgpt.device import sharding
 from jaxgpt.model import build
 from jaxgpt.training import step
-
-MUON = override(CONFIG, optimizer="muon")
-
-
-def updates(config: TrainConfig, *placed: int):
-    """The state after three updates with batches of eight rows, and their metrics; on `toy.placement(*placed)`."""
-    on = toy.placement(*placed)
-    state, metrics = toy.init_state(config, F32, on), []
-    for i in range(3):
-        state, last = toy.update(config, F32, on)(state, *jax.device_put(toy.batch(100 * i, rows=8), on.batch), KEY)
-        metrics.append(last)
-    return state, metrics
-
-
-@pytest.mark.parametrize(
-    "config, placed, atol",
-    [
-        (CONFIG, (4, 2), 2e-6),
-        (MUON, (4, 1), 1e-4),
-        (CONFIG, (4, 2, 4), 2e-6),
-        (override(CONFIG, remat=True), (4, 1, 2, 2), 2e-6),
-        (MUON, (4, 1, 2, 2), 1e-4),
-    ],
-    ids=["data", "data, Muon", "fsdp", "fsdp and tensor, remat", "fsdp and tensor, Muon"],
-)
-def test_four_devices_make_the_updates_of_one(config, placed, atol):
-    one, metrics = updates(override(config, remat=False), 1)
-    many, shared_metrics = updates(config, *placed)
-    assert_near(shared_metrics, metrics, 1e-5)
-    assert_near(many.params, one.params, atol)
-
-
-def test_of_a_weight_that_is_shared_each_device_holds_a_part():
-    state, _ = updates(MUON, 4, 1, 2, 2)
-    block, moments = state.params["h"][0], optax.tree.get(state.opt_state, "MuonState").mu["h"][0]
-    parts = {
-        "attn": {"c_attn": {"kernel": (8, 24)}, "c_proj": {"kernel": (8, 8), "bias": (16,)}},
-        "mlp": {"c_fc": {"kernel": (8, 32), "bias": (32,)}, "c_proj": {"kernel": (32, 8)}},
-        "ln_1": {"scale": (16,)},
-    }
-    for path, shape in jax.tree.leaves_with_path(parts, is_leaf=lambda x: isinstance(x, tuple)):
-        for tree in (block, moments) if len(shape) == 2 else (block,):
-            for key in path:
-                tree = tree[key.key]
-            assert {shard.data.shape for shard in tree.addressable_shards} == {shape}, path
-    wte = state.params["wte"]["embedding"]  # (13, 16): two do not divide 13
-    assert {shard.data.shape for shard in wte.addressable_shards} == {(13, 8)}
-
-
-def test_weights_are_gathered_again_for_the_gradient_and_not_kept():
-    on, state = toy.placement(4, 1, 4), toy.init_state(CONFIG, F32, toy.placement(4, 1, 4))
-    lowered = toy.update(CONFIG, F32, on).lower(state, *toy.batch(rows=8), KEY).as_text()
-    shared = [x for x in jax.tree.leaves(on.specs(state.params), is_leaf=lambda x: isinstance(x, P)) if "fsdp" in x]
-    assert len(shared) == 6
-    # Those of the block twice; the embeddings once: the head reads its own at the end of the one pass and at the start
-    # of the other, and nobody reads the positions' again.
-    assert lowered.count("stablehlo.all_gather") == 2 * 4 + 2
-    assert lowered.count("stablehlo.reduce_scatter") == len(shared)
-
-
-def test_every_device_holds_the_same_weights_after_an_update():
-    state, _ = updates(CONFIG, 4, 2)
-    for leaf in jax.tree.leaves(state):
-        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        assert len(copies) == 4
-        for copy in copies[1:]:
-            np.testing.assert_array_equal(copy, copies[0])
-
 
 # How arrays lie
 
@@ -109,18 +40,21 @@ def test_a_placement_can_be_a_key_and_a_static_argument():
     assert double(2, sharding.place(devices[:2], 3)) == 6
 
 
-def test_means_and_gatherings_keep_shapes_and_the_order_of_the_devices():
-    on = toy.placement(4)
-    tree = {"matrix": np.arange(24.0).reshape(4, 2, 3), "scalar": np.array([1.0, 2.0, 3.0, 6.0])}
-
-    def both(tree):
-        own = jax.tree.map(lambda x: x[0], tree)
-        return sharding.average(own, on), sharding.all_gather(own)
-
-    shared = jax.shard_map(both, mesh=on.mesh, in_specs=P(sharding.ROWS), out_specs=P(), check_vma=False)
-    mean, gathered = jax.jit(shared)(tree)
-    assert_near(mean, jax.tree.map(lambda x: x.mean(0), tree), 1e-6)
-    assert_same(gathered, tree)
+def test_of_a_weight_that_is_shared_each_device_holds_a_part():
+    state = toy.init_state(override(CONFIG, optimizer="muon"), F32, toy.placement(4, 1, 2, 2))
+    block, moments = state.params["h"][0], optax.tree.get(state.opt_state, "MuonState").mu["h"][0]
+    parts = {
+        "attn": {"c_attn": {"kernel": (8, 24)}, "c_proj": {"kernel": (8, 8), "bias": (16,)}},
+        "mlp": {"c_fc": {"kernel": (8, 32), "bias": (32,)}, "c_proj": {"kernel": (32, 8)}},
+        "ln_1": {"scale": (16,)},
+    }
+    for path, shape in jax.tree.leaves_with_path(parts, is_leaf=lambda x: isinstance(x, tuple)):
+        for tree in (block, moments) if len(shape) == 2 else (block,):
+            for key in path:
+                tree = tree[key.key]
+            assert {shard.data.shape for shard in tree.addressable_shards} == {shape}, path
+    wte = state.params["wte"]["embedding"]  # (13, 16): two do not divide 13
+    assert {shard.data.shape for shard in wte.addressable_shards} == {(13, 8)}
 
 
 # Which devices

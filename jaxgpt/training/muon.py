@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxgpt.device import sharding
+from jaxgpt.device import collectives
 from jaxgpt.device.mesh import AXES
 from jaxgpt.model.ops import cpu_barrier
 
@@ -82,7 +82,7 @@ def _share(devices: int, stacks: list[jax.Array]) -> list[jax.Array]:
         part = -(-len(x) // devices)
         x = jnp.pad(x, [(0, part * devices - len(x)), (0, 0), (0, 0)])  # the zeros at the end stay zeros
         local.append(newton_schulz(jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXES) * part, part)))
-    gathered = sharding.all_gather(local)  # (devices, part, M, N) each
+    gathered = collectives.all_gather(local)  # (devices, part, M, N) each
     return [new.reshape(-1, *x.shape[1:])[: len(x)] for new, x in zip(gathered, stacks, strict=True)]
 
 

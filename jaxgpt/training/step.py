@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.device import precision, sharding
+from jaxgpt.device import collectives, precision, sharding
 from jaxgpt.device.mesh import FSDP
 from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
@@ -110,7 +110,7 @@ def _make_loss_and_grads(
     n = placement.micro_batches
 
     def loss_fn(params, x, y, key, scale):
-        params = sharding.gather(params, param_specs, dtype)
+        params = collectives.gather(params, param_specs, dtype)
         model = nnx.merge(graphdef, precision.cast(params, dtype))
         loss = model.loss(x, y, key, remat)
         return loss * scale, loss
@@ -133,10 +133,10 @@ def _make_loss_and_grads(
             zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
             total, _ = jax.lax.scan(add, zeros, parts)
             mean = jax.tree.map(lambda t: t / n, total)
-        return sharding.average(mean, placement, (P(), param_specs))
+        return collectives.average(mean, placement, (P(), param_specs))
 
     in_specs = param_specs, P(ROWS), P(ROWS), P(), P()
-    return sharding.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
+    return collectives.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
 
 
 def _gather_again(loss_fn: Callable, placement: Placement, remat: bool) -> Callable:
@@ -148,7 +148,7 @@ def _gather_again(loss_fn: Callable, placement: Placement, remat: bool) -> Calla
         return loss_fn
     if remat:
         return jax.checkpoint(loss_fn, policy=jax.checkpoint_policies.save_only_these_names(STREAM))
-    return jax.checkpoint(loss_fn, policy=lambda *of, **parameters: not sharding.is_gathered(*of, **parameters))
+    return jax.checkpoint(loss_fn, policy=lambda *of, **parameters: not collectives.is_gathered(*of, **parameters))
 
 
 def moving_average(ema_params: Any, params: Any, decay: float, step: jax.Array) -> Any:
