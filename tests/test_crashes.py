@@ -395,14 +395,14 @@ def test_a_full_disk_is_told_and_nothing_is_lost(machine, disk, text, thorough):
     longer = jaxgpt.load(machine.folder / "longer")
     needed = 2 * sum(path.stat().st_size for path in files_of(numbers(machine.folder / "small")[-1])) // 1024 + 64
     run, seen, rng = disk / "run", Counter(), np.random.default_rng(SEED)
-    amounts = range(0, needed, 16) if thorough else [int(needed * (i + rng.random()) / 3) for i in range(3)]
+    amounts = range(0, needed, 16) if thorough else [int(needed * (i + rng.random()) / 2) for i in range(2)]
     for i, kib in enumerate(amounts):
         shutil.rmtree(run, ignore_errors=True)
         (disk / "filler").unlink(missing_ok=True)
         shutil.copytree(machine.folder / "small", run)
         fill(disk, kib)
         process = machine.start("--resume", str(run), *go_on)
-        if i % 3 == 2:  # and is asked to stop, which it does if it can save
+        if i % 2:  # and is asked to stop, which it does if it can save
             while process.poll() is None and len(RunFolder(run).rows()) < 12:
                 time.sleep(0.01)
             process.terminate()

@@ -23,7 +23,7 @@ SMALL = """
     --preset cpu --n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --batch-size 8 --warmup-steps 2 --eval-windows 32
     --dropout 0.1 --sample-tokens 50
 """.split()  # noqa: SIM905
-READINGS = 10  # of a trial's memory, and one before them
+READINGS = 5  # of a trial's memory, and one before them
 WARM_UP = 20  # checkpoints, until which allocators take what they need
 # MiB: TensorStore's `Spec.to_json` keeps 256 bytes for ever (version 0.1.86), and Orbax calls it for each array that it
 # writes; and rows of metrics.jsonl are in memory, too.
@@ -87,7 +87,7 @@ def run(text_file, tmp_path_factory) -> Path:
 
 
 def repeated(define: str, warm_up: int, times: int, folder: Path) -> list[float]:
-    """The memory of a process that does `once` again and again: after the warm-up, and at each tenth of the rest."""
+    """The memory of a process that does `once` again and again: after the warm-up, and at each fifth of the rest."""
     program = REPEAT.format(define=define)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -132,6 +132,6 @@ def test_the_memory_of_a_process_that_writes_many_texts_stays_flat(run, tmp_path
 
 
 def test_the_memory_of_a_process_that_trains_many_runs_stays_flat(run, tmp_path, thorough):
-    times = 100 if thorough else 10
+    times = 100 if thorough else 5
     readings = repeated(RUNS.format(run=str(run)), 2, times, tmp_path)
     assert told(f"{times} runs in one process", readings) < 20 + 1.5 * times
