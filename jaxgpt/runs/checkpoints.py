@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from jaxgpt.errors import UserError
-from jaxgpt.files import reason, shown, sync, write_atomically
+from jaxgpt.files import read_whole, reason, shown, sync, write_atomically
 from jaxgpt.runs import arrays, manifest
 from jaxgpt.threads import in_thread
 
@@ -149,7 +149,7 @@ class Checkpoints:
             manifest.check(self.folder / str(step), "progress")
             if not path.is_file():
                 raise FileNotFoundError(errno.ENOENT, "it has no progress")
-            progress = json.loads(path.read_bytes())
+            progress = json.loads(read_whole(path))
             if not isinstance(progress, dict):
                 raise ValueError("its progress is no JSON object")
             return progress
@@ -229,7 +229,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         with self._told(step):
             manifest.check(folder, "metrics")
-            return float(json.loads((folder / "metrics" / "metrics").read_bytes())["val_loss"])
+            return float(json.loads(read_whole(folder / "metrics" / "metrics"))["val_loss"])
 
     def _read_step(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         folder = self.folder / str(step)

@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from jaxgpt.files import shown, write_atomically
+from jaxgpt.files import read_whole, shown, write_atomically
 
 NAME = "manifest.json"
 WRITTEN = "xxh3_128"  # against accidents, not forgers: it is as fast as memory, and SHA-256 was 9 % of a save
@@ -75,7 +75,7 @@ def is_as(path: Path, expected: Any, grown: bool = False) -> bool:
 def _entries(path: Path) -> dict[str, Any] | None:
     """What the file says; None where there is none."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = json.loads(read_whole(path))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as problem:

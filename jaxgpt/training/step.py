@@ -5,6 +5,7 @@ rest.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +69,12 @@ def init_state(config: TrainConfig, dtype: jnp.dtype, params: Any = None) -> Tra
 
 def abstract_state(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> TrainState:
     """The state's shapes, types, and how it lies on the devices."""
-    return placement.abstract(jax.eval_shape(lambda: init_state(config, dtype)))
+    return placement.abstract(_shapes(config, dtype))
+
+
+@cache  # to trace it takes a while, and a run needs it a few times before its first step
+def _shapes(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
+    return jax.eval_shape(lambda: init_state(config, dtype))
 
 
 def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Update:
