@@ -9,7 +9,7 @@ nothing is timed: `computes` is the roofline, each operation at the full width o
 matrix units, whichever takes longer; `sends` is what the collectives of a step send, at the full width of the links.
 Where the second is no longer small beside the first, scaling ends: what XLA does at the same time hides some of it.
 All layers are alike: with `--layers 2 4` a model of two and one of four are compiled, and the figures of the whole one
-lie on the straight line through theirs.
+lie on the straight line through theirs. A single layer's memory does not, with `remat`.
 
 `--run` times a step on this machine's cores instead, as simulated devices: one alone, and two in each kind of mesh.
 """
