@@ -2,7 +2,10 @@
 
 import sys
 
-from jaxgpt.cli.sample import main
+try:
+    from jaxgpt.cli.sample import main
+except KeyboardInterrupt:  # before the command is there to be stopped
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -107,8 +107,8 @@ class TrainConfig(Plain):
     """Whether only the residual stream is kept for the gradient, and all else computed again: a third more time, for
     much less memory (https://arxiv.org/abs/1604.06174). It changes no result."""
     mesh: str = ""
-    """The devices that train, and what they share: as data=4,fsdp=2, with the axes `data`, rows of the batch; `fsdp`,
-    rows and weights; `tensor`, heads and channels. -1 is as many as there are. Left out: all in data parallel, as far
+    """The devices that train, and what they share: as data=4,fsdp=2, with the axes data, rows of the batch; fsdp, rows
+    and weights; tensor, heads and channels. -1 is as many as there are. Left out: all in data parallel, as far
     as they get equal shares of a batch."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the others."""

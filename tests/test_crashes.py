@@ -176,7 +176,7 @@ def disturb(machine: Machine, straight: tuple[jaxgpt.Run, float], number: signal
 
 
 def assert_ended_by(number: signal.Signals, code: int, out: str, err: str, run: Path) -> None:
-    assert "Traceback" not in err, err
+    assert "Traceback" not in err or "jaxgpt" not in err, err  # Python tells of its own first moments
     if saved := re.search(r"stopped and saved after step (\d+), in", err):
         assert numbers(run)[-1].name == saved[1]
         assert f"python train.py --resume {run.name}\n" in err

@@ -111,10 +111,18 @@ def _of_all(*numbers: int) -> np.ndarray:
     return multihost_utils.process_allgather(own)
 
 
-def on_host(tree: Any) -> Any:
-    """The tree; where each process has a part of its arrays, whole, as numpy arrays. All processes must call it."""
+def on_host(tree: Any, keep: bool = True) -> Any:
+    """The tree; where each process has a part of its arrays, whole, as numpy arrays. All processes must call it.
+
+    Args:
+        keep: whether this process wants them: otherwise none is held for longer than it takes to hand it on.
+    """
     if not several():
         return tree
     from jax.experimental import multihost_utils
 
-    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
+    def whole(x: jax.Array) -> np.ndarray | None:
+        array = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(array) if keep else None
+
+    return jax.tree.map(whole, tree)

@@ -182,7 +182,7 @@ class Loop:
         self.verify(checkpoints, state)
         p = self.progress
         self.report.note(reports.result(self.config, p.seconds, p.best_val_loss, p.best_step, self.final_val_loss))
-        return self.trained(state, self.config.max_steps)
+        return self.trained(processes.on_host(state.eval_params), self.config.max_steps)
 
     def train(self, state: TrainState, at: int, train_steps: feed.TrainSteps, checkpoints: Checkpoints) -> TrainState:
         last = self.config.max_steps
@@ -265,20 +265,19 @@ class Loop:
         tokens = self.config.sample_tokens
         if not tokens:
             return ""
-        run = self.trained(state, at)
-        return run.generate(tokens=tokens) if processes.is_first() else ""
+        params = processes.on_host(state.eval_params, keep=processes.is_first())
+        return self.trained(params, at).generate(tokens=tokens) if processes.is_first() else ""
 
-    def trained(self, state: TrainState, at: int) -> Run:
+    def trained(self, params: Any, at: int) -> Run:
         """The run as it is after step `at`, with its model on one device."""
         one = sharding.place(jax.local_devices()[:1])
-        params = jax.device_put(processes.on_host(state.eval_params), one.replicated)
-        model = build.merge(self.config.model, params)
+        model = build.merge(self.config.model, jax.device_put(params, one.replicated))
         return Run(self.folder.path, self.config, self.tokenizer, model, at)
 
     def save(self, checkpoints: Checkpoints, state: TrainState, at: int, val_loss: float) -> None:
         seconds, files = time.monotonic() - self.began, self.folder.checksums()
         self.progress = self.progress._replace(seconds=seconds, files=files)
-        saved = processes.on_host(items.of_state(state))
+        saved = processes.on_host(items.of_state(state), keep=processes.is_first())
         if not processes.is_first():
             return
         checkpoints.save(at, saved, self.progress._asdict(), val_loss)
@@ -289,7 +288,7 @@ class Loop:
             self.report.note(f"no picture of the losses: {reason(problem)}")
 
     def verify(self, checkpoints: Checkpoints, state: TrainState) -> None:
-        saved = processes.on_host(items.of_state(state))
+        saved = processes.on_host(items.of_state(state), keep=processes.is_first())
         if processes.is_first():
             checkpoints.verify(saved)
 
