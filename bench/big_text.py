@@ -59,7 +59,7 @@ def training(folder: Path, steps: int, rounds: int) -> tuple[dict[str, list[floa
     data = dataset.load(jaxgpt.preset("cpu", data=str(folder)))
     config, dtype = jaxgpt.preset("cpu", vocab_size=data.tokenizer.vocab_size), np.dtype("float32")
     placement, memory, speeds, done = step.placement(config), [], {}, {}
-    shardings = jax.tree.map(lambda x: x.sharding, step.abstract_state(config, dtype, placement))
+    shardings = step.shardings(config, dtype, placement)
 
     def run(name: str, make_steps, tokens) -> None:
         if name not in done:

@@ -59,6 +59,8 @@ def figures(config: Any, devices: list[Any], target: Target, verbose: bool) -> d
     """What one device does in a step."""
     import jax
 
+    from jaxgpt.device.memory import peak_bytes
+
     try:
         compiled, placement = compiled_step(config, devices)
     except jax.errors.JaxRuntimeError as problem:  # XLA's TPU compiler stops where memory does not suffice
@@ -77,7 +79,7 @@ def figures(config: Any, devices: list[Any], target: Target, verbose: bool) -> d
         "micro_batches": placement.micro_batches,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": targets.peak_bytes(memory),
+        "peak_bytes": peak_bytes(compiled),
         "flops": sum(c.times * c.flops for c in program.costs),
         "roofline_seconds": sum(map(target.seconds, program.costs)),
         "collectives": dict(collections.Counter(c.kind for c in program.collectives for _ in range(c.times))),

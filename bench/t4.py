@@ -50,7 +50,7 @@ def training(config: Any, devices: list[Any]) -> Iterator[tuple[str, Any]]:
     yield STEP, feed.device_loop(c, dtype, placement).lower(state, text, np.int32(1))
     windows = jax.ShapeDtypeStruct((c.batch_size, m.block_size + 1), np.uint16, sharding=placement.batch)
     yield HOST_STEP, feed.host_step(c, dtype, placement).lower(state, windows)
-    shardings = jax.tree.map(lambda x: x.sharding, state)
+    shardings = step.shardings(config, dtype, placement)
     yield INIT, jax.jit(partial(step.init_state, c, dtype), out_shardings=shardings).lower()
     B = c.batch_size // placement.micro_batches
     rows = -(-c.eval_windows // B)
@@ -113,8 +113,10 @@ def sampling(config: Any, device: Any) -> Iterator[tuple[str, Any]]:
 
 def row(name: str, compiled: Any, target: Target) -> tuple:
     """Of the table of programs."""
+    from jaxgpt.device.memory import peak_bytes
+
     costs = hlo.Program(compiled.as_text()).costs
-    peak, moved = targets.peak_bytes(compiled.memory_analysis()), sum(c.times * c.bytes for c in costs)
+    peak, moved = peak_bytes(compiled), sum(c.times * c.bytes for c in costs)
     milliseconds = 1e3 * sum(map(target.seconds, costs))
     times = sum(c.times for c in costs)
     return name, f"{peak / 1e9:.2f} GB", times, f"{moved / 1e9:.2f} GB", f"{milliseconds:.1f} ms"
@@ -176,6 +178,7 @@ def main(preset: str = "t4", devices: Literal[1, 2] = 1, verbose: bool = False, 
     target = targets.TARGETS[name]
 
     from jaxgpt import presets
+    from jaxgpt.device.memory import peak_bytes
 
     config = presets.preset(preset, vocab_size=65)
     rows = []
@@ -187,7 +190,7 @@ def main(preset: str = "t4", devices: Literal[1, 2] = 1, verbose: bool = False, 
     text, memory = step.as_text(), step.memory_analysis()
     program = hlo.Program(text)
     costs, exchanges = program.costs, program.collectives
-    peak = targets.peak_bytes(memory)
+    peak = peak_bytes(step)
     moved, flops = (sum(c.times * getattr(c, what) for c in costs) for what in ("bytes", "flops"))
     roofline = sum(map(target.seconds, costs))
     sent = sum(c.times * c.sent for c in exchanges)

@@ -109,9 +109,3 @@ def _installed(packages: dict[str, str], advice: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise SystemExit(f"error: {' or '.join(packages)} is not installed here: {advice}")
-
-
-def peak_bytes(memory: Any) -> int:
-    """The most memory of a device that a program needs, by XLA's account of it (`Compiled.memory_analysis()`)."""
-    output = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + output

@@ -30,7 +30,7 @@ def ours(preset: str, *changes: str):
     placement = step.placement(config)
     dtype, _ = precision.choose(config.dtype, placement.mesh.devices.flat[0])
     train_steps = feed.compile_train_steps(config, dtype, placement, random_text(config.model.vocab_size))
-    shardings = jax.tree.map(lambda x: x.sharding, step.abstract_state(config, dtype, placement))
+    shardings = step.shardings(config, dtype, placement)
     state = jax.jit(lambda: step.init_state(config, dtype), out_shardings=shardings)()
     done, steps_per_call = 0, 1
 

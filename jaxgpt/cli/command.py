@@ -97,11 +97,8 @@ def _failure(error: Exception) -> str:
     if isinstance(error, Diverged):
         return str(error)
     if processes.several() and isinstance(error, jax.errors.JaxRuntimeError):
-        return f"this run's processes have lost each other: start all of them again, to go on with it ({_line(error)})"
+        why = reason(error)[:LONGEST_CAUSE]
+        return f"this run's processes have lost each other: start all of them again, to go on with it ({why})"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory: try a smaller `batch_size`, more `micro_batches`, or a smaller model"
     raise error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:LONGEST_CAUSE]

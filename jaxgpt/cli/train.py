@@ -33,7 +33,8 @@ RUN_FLAGS = [
         flags.SWITCH,
         None,
         "Go on with the run in PATH, by default with the newest one (of the `preset`, if given). `max_steps` may be "
-        "another then, and `data` another place of the same text; all else stays as it was.",
+        "another then, `data` another place of the same text, and `mesh`, `micro_batches` and `remat` others; all else "
+        "stays as it was.",
     ),
     Flag(
         "distributed",

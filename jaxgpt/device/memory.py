@@ -34,9 +34,13 @@ def of_arrays(tree: Any, placement: Placement) -> Need:
 
 def of_program(program: jax.stages.Compiled, placement: Placement) -> Need:
     """What a compiled program takes, with what it is given and what it returns."""
+    return _need(peak_bytes(program), placement)
+
+
+def peak_bytes(program: jax.stages.Compiled) -> int:
+    """The most memory of one device that a program needs, by XLA's account of it."""
     m: Any = program.memory_analysis()
-    kinds = m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes, -m.alias_size_in_bytes
-    return _need(sum(kinds), placement)
+    return sum((m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes, -m.alias_size_in_bytes))
 
 
 def _need(bytes: int, placement: Placement) -> Need:

@@ -170,10 +170,6 @@ class Block(nnx.Module):
         return x, k, v
 
 
-def _once(block: Block, x, past, key):
-    return block(x, past, key)
-
-
 def _again(block: Block, x, past, key):
     """`block(x, past, key)`, of which the gradient keeps the arguments alone (https://arxiv.org/abs/1604.06174)."""
     graphdef, params = nnx.split(block)
@@ -259,7 +255,7 @@ class GPT(nnx.Module):
         ks, vs = [], []
         for i, block in enumerate(self.h):
             past = None if cache is None else (cache.k[i], cache.v[i], start)
-            x, k, v = (_again if remat else _once)(block, x, past, keys[1 + i])
+            x, k, v = _again(block, x, past, keys[1 + i]) if remat else block(x, past, keys[1 + i])
             x = checkpoint_name(x, STREAM)
             ks.append(k)
             vs.append(v)

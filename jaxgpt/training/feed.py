@@ -19,7 +19,7 @@ from jaxgpt.data import batches
 from jaxgpt.data.token_files import Tokens
 from jaxgpt.device import backend, memory, sharding
 from jaxgpt.device.sharding import Placement
-from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update
+from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update, shardings
 
 DEVICE_TEXT_BYTES = 2**30  # of a text that every device can hold a copy of
 
@@ -103,7 +103,7 @@ def _jit(function: Callable, config: TrainConfig, dtype: jnp.dtype, placement: P
     Args:
         others: how the arguments after the state lie on the devices.
     """
-    state = jax.tree.map(lambda x: x.sharding, abstract_state(config, dtype, placement))
+    state = shardings(config, dtype, placement)
     return jax.jit(
         function,
         donate_argnums=0,

@@ -97,7 +97,7 @@ class Loop:
                 self.report.note(f"{self.data.remark}\n")
             # It runs once: to be compiled quickly is worth more than to run quickly.
             options = {"xla_backend_optimization_level": 0}
-            shardings = jax.tree.map(lambda x: x.sharding, self.state)
+            shardings = step.shardings(self.config, self.dtype, self.placement)
             init = jax.jit(self.init_state, out_shardings=shardings, compiler_options=options)
             params = params and jax.tree.map(sharding.put, params, shardings.params)
             return self.run(init(params), 0, train_steps, checkpoints)

@@ -72,6 +72,11 @@ def abstract_state(config: TrainConfig, dtype: jnp.dtype, placement: Placement) 
     return placement.abstract(_shapes(config, dtype))
 
 
+def shardings(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> TrainState:
+    """How the state lies on the devices."""
+    return placement.shardings(_shapes(config, dtype))
+
+
 @cache  # to trace it takes a while, and a run needs it a few times before its first step
 def _shapes(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
     return jax.eval_shape(lambda: init_state(config, dtype))

@@ -58,9 +58,8 @@ def train(
     data = _load(config, source.tokenizer if source else None, quiet)
     config = override(config, tokenizer=data.tokenizer.kind, vocab_size=data.tokenizer.vocab_size)
     _check_length(data, config.model.block_size)
-    loop = Loop(
-        folder, config, data, quiet, stop
-    )  # whatever is wrong with the devices is told before a file is written
+    # Whatever is wrong with the devices is told before a file is written.
+    loop = Loop(folder, config, data, quiet, stop)
     if processes.is_first():
         folder.create(config, data.tokenizer)
     with _lock(folder):
