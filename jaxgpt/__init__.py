@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxgpt import plots as plots
     from jaxgpt.cli.process import setup as setup
     from jaxgpt.config import ModelConfig as ModelConfig
     from jaxgpt.config import TrainConfig as TrainConfig
     from jaxgpt.config import override as override
     from jaxgpt.errors import UserError as UserError
     from jaxgpt.model.gpt import GPT as GPT
+    from jaxgpt.pages.page import Page as Page
     from jaxgpt.presets import PRESETS as PRESETS
     from jaxgpt.presets import preset as preset
     from jaxgpt.runs.completion import Completion as Completion
@@ -35,6 +37,7 @@ _MODULES = {
     "Diverged": "training.loop",
     "Interrupted": "training.signals",
     "ModelConfig": "config",
+    "Page": "pages.page",
     "Run": "runs.run",
     "TrainConfig": "config",
     "UserError": "errors",
@@ -47,15 +50,17 @@ _MODULES = {
     "setup": "cli.process",
     "train": "training.train",
 }
-__all__ = list(_MODULES)
+__all__ = [*_MODULES, "plots"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("jaxgpt.plots")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")
     return getattr(import_module(f"jaxgpt.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*_MODULES, "__version__"]
+    return [*__all__, "__version__"]

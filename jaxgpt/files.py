@@ -86,6 +86,12 @@ def quoted(path: str | Path) -> str:
     return "$'" + "".join(c if c.isprintable() and c not in "\\'" else _escaped(c) for c in name) + "'"
 
 
+def literal(path: str | Path) -> str:
+    """`path` as a string of a Python program that people may copy, whatever is in its name."""
+    name = _relative(path)
+    return f'"{name}"' if name.isprintable() and not set(name) & set('"\\') else repr(name)
+
+
 def reason(problem: Exception) -> str:
     """What went wrong, on one line, without the path that an `OSError` repeats."""
     return _printable(" ".join(str(getattr(problem, "strerror", None) or problem).split()))

@@ -1,8 +1,10 @@
 """Climbs the ladder: trains every rung, measures it as the lecture does, and writes the report.
 
-`python -m jaxgpt.ladder`, or with `--seeds 5` for the spread over seeds.
+`python -m jaxgpt.ladder`, or with `--seeds 5` for the spread over seeds, or with `--page` for a page that has all the
+models in it.
 """
 
+import inspect
 import os
 import sys
 import time
@@ -26,6 +28,8 @@ from jaxgpt.evaluation import make_evaluate
 from jaxgpt.files import shown, write_atomically
 from jaxgpt.model import build
 from jaxgpt.model.ladder import RUNGS
+from jaxgpt.pages.bundle import bundle
+from jaxgpt.pages.rungs import Card, record_rungs
 from jaxgpt.presets import preset
 from jaxgpt.runs import plot as pictures
 from jaxgpt.runs.folder import free_path
@@ -44,6 +48,9 @@ PUBLISHED = {  # train and validation loss that the ladder's blog post gives for
 }
 LECTURE_BATCHES = 200  # random ones; their mean is the lecture's estimate of a loss
 FIRST_SEED = 1337
+LAST = "speedrun"  # the preset that stands behind the rungs in the page: a GPT that is small enough for it
+ABOUT_LAST = """The same, larger: four layers, 64 characters of context, and what others have found since, such as
+rotary positions and a better optimiser."""
 START, END = "<!-- figures: python -m jaxgpt.ladder -->", "<!-- end of figures -->"
 
 
@@ -57,6 +64,7 @@ class Result:
     losses: list[dict[str, float]] = field(default_factory=list)  # a seed each, as from `measure`
     curve: list[tuple[int, float]] = field(default_factory=list)  # the first seed's: step, validation loss
     sample: str = ""  # the first seed's
+    run: Run | None = None  # the first seed's
 
     def loss(self, kind: str) -> str:
         """Mean over the seeds, with the spread where there are several."""
@@ -93,6 +101,7 @@ def climb(recipe: TrainConfig, out: Path, seeds: int) -> Result:
             result.parameters = build.n_params(run.config.model)
             result.curve = [(row["step"], row["val_loss"]) for row in run.metrics if "val_loss" in row]
             result.sample = run.generate(tokens=300, seed=1).strip()
+            result.run = run
         result.losses.append(measure(run))
     return result
 
@@ -123,7 +132,7 @@ def caption(results: list[Result]) -> str:
         "Losses are train / validation, in nats a character. `ours` is the lecture's estimate over "
         f"{LECTURE_BATCHES} random batches, `whole splits` counts every character; "
         f"{'one seed' if seeds == 1 else f'mean ± standard deviation of {seeds} seeds'}. "
-        f"{backend.describe(jax.devices()[0])}, {time.strftime('%Y-%m-%d')}."
+        f"{_machine()}."
     )
 
 
@@ -166,7 +175,24 @@ def plot(results: list[Result], path: Path) -> None:
     pictures.save(figure, path)
 
 
-ABOUT = """usage: python -m jaxgpt.ladder [--seeds 5]
+def page(results: list[Result]) -> str:
+    """All models in one HTML file, where they run."""
+    cards = []
+    for r in results:
+        about = inspect.getdoc(RUNGS[r.name]) if r.name in RUNGS else ABOUT_LAST
+        idea = " ".join((about or "").partition("\n\n")[0].split())
+        losses = {split: r.losses[0][f"whole {split}"] for split in ("train", "val")}
+        assert r.run is not None, "a rung that was climbed has a run"
+        cards.append(Card(r.run, r.name, idea, losses, r.sample))
+    told = f"Losses over the whole splits of tiny Shakespeare, in nats a character. Trained on: {_machine()}."
+    return bundle("ladder", "The ladder", record_rungs(cards, told))
+
+
+def _machine() -> str:
+    return f"{backend.describe(jax.devices()[0])}, {time.strftime('%Y-%m-%d')}"
+
+
+ABOUT = """usage: python -m jaxgpt.ladder [--seeds 5] [--page]
 
 Climb the ladder from bigram to layernorm: train every rung, print the table and the samples."""
 
@@ -181,6 +207,13 @@ FLAGS = {
             None,
             "Markdown file to write, with the picture beside it; by default ladder.md in the folder of the runs. In a "
             "file that exists, only what stands between the marks is replaced.",
+        ),
+        Flag(
+            "page",
+            bool,
+            False,
+            f"Train the preset {LAST}, too, and write a page in which all of them run side by side: the report's name, "
+            "with .html.",
         ),
         HELP,
     ]
@@ -199,7 +232,7 @@ def _main(given: dict[str, Any]) -> None:
     seeds, max_steps = given.get("seeds", 1), given.get("max_steps")
     if seeds < 1:
         raise UserError(f"`seeds` must be 1 or more, not {seeds}")
-    changes = {} if max_steps is None else {"max_steps": max_steps}
+    changes: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
     recipes = [validate(preset(name, **changes)) for name in RUNGS]
     with process.uninterrupted():
         process.setup()
@@ -217,6 +250,10 @@ def _main(given: dict[str, Any]) -> None:
     report.note(plain(results))
     plot(results, picture)
     report.note(f"written to {shown(path)}")
+    if given.get("page"):
+        last = climb(validate(preset(LAST, **changes)), out, 1)
+        write_atomically(path.with_suffix(".html"), page([*results, last]).encode())
+        report.note(f"and to {shown(path.with_suffix('.html'))}, to be opened in a browser")
 
 
 def _prepare(out: Path, path: Path) -> str:

@@ -123,7 +123,7 @@ PRESETS = {
         muon_momentum=0.85,
         ema_decay=0.95,
         decay_start=0.0,
-        eval_interval=200,
+        eval_interval=100,
         log_interval=5,
     ),
     # At the size of `t4`, on a tenth of its 82 million characters.

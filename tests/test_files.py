@@ -1,5 +1,6 @@
 """A file is whole or as it was; names are shown and quoted harmlessly; there is always a folder for the cache."""
 
+import ast
 import errno
 import os
 import pwd
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt import files
-from jaxgpt.files import quoted, reason, shown, write_atomically
+from jaxgpt.files import literal, quoted, reason, shown, write_atomically
 from jaxgpt.home import home
 
 ODD_NAMES = [
@@ -119,6 +120,14 @@ def test_a_shell_reads_a_quoted_name_as_the_same_path(tmp_path, monkeypatch):
     read = os.fsdecode(out).split("\0")[:-1]
     assert [os.path.normpath(name) for name in read] == ODD_NAMES
     assert not any(name.startswith(("-", "~")) for name in read)  # neither a flag nor somebody's home
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_python_reads_a_literal_name_as_the_same_path(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert literal(tmp_path / name).isprintable()
+    assert os.path.normpath(ast.literal_eval(literal(tmp_path / name))) == name
+    assert literal(tmp_path / "runs/x") == '"runs/x"'
 
 
 def test_a_reason_is_one_line_without_the_path():

@@ -220,6 +220,13 @@ def test_rows_come_back_as_they_were_written(here):
     assert run.rows() == [{"step": 0, "val_loss": 1 / 3}, {"step": 1, "train_loss": 1e-30}, {"step": 2}]
 
 
+def test_a_row_may_have_a_sample_and_no_other_text(here):
+    run = make()
+    sampled = {"step": 1, "val_loss": 2.0, "sample": "ROMEO:\nwhat \udcff light"}
+    run.write_rows([sampled, {"step": 2, "note": "what light"}])
+    assert run.rows() == [sampled]
+
+
 def test_numbers_that_json_does_not_have_are_null(here):
     run = make()
     run.append_row({"step": 1, "train_loss": float("nan"), "grad_norm": float("inf")})

@@ -67,9 +67,13 @@ def test_a_run_without_a_place_takes_a_free_one(config, tmp_path, monkeypatch):
     assert jaxgpt.train(config, quiet=True).path == Path.cwd() / "runs" / "cpu-2"
 
 
-def test_evaluations_and_samples_do_not_change_a_run(whole, config, tmp_path):
+def test_evaluations_and_samples_do_not_change_a_run_and_are_kept(whole, config, tmp_path):
     often = override(config, eval_interval=3, eval_windows=2, log_interval=5, sample_tokens=5)
-    assert_same_weights(jaxgpt.train(often, out=tmp_path / "run", quiet=True), whole)
+    run = jaxgpt.train(often, out=tmp_path / "run", quiet=True)
+    assert_same_weights(run, whole)
+    samples = {row["step"]: row["sample"] for row in run.metrics if "sample" in row}
+    assert list(samples) == [3, 6, 8]  # each evaluation but the first, of noise
+    assert samples[8] == run.generate(tokens=5)
 
 
 def test_a_run_with_averaged_weights_is_judged_by_them_and_keeps_them(config, whole, text, tmp_path):

@@ -63,7 +63,7 @@ def test_an_installed_jaxgpt_trains_and_samples_far_from_the_checkout(text_file,
     package, version = run(elsewhere, commands / "python", "-c", program).splitlines()
     assert Path(package).is_relative_to(tmp_path / "environment")
     assert version == jaxgpt.__version__
-    assert files_of(Path(package)) == files_of(ROOT / "jaxgpt") >= {"py.typed", "training/step.py"}
+    assert files_of(Path(package)) == files_of(ROOT / "jaxgpt") >= {"py.typed", "pages/static/inside.html"}
 
     assert "jaxgpt-train" in run(elsewhere, commands / "jaxgpt-train", "--help")
     told = run(elsewhere, commands / "jaxgpt-train", "--preset=cpu", "--data", text_file, "--out=run", *SMALL)
@@ -73,7 +73,8 @@ def test_an_installed_jaxgpt_trains_and_samples_far_from_the_checkout(text_file,
 
 
 def files_of(package: Path) -> set[str]:
-    return {file.relative_to(package).as_posix() for file in package.rglob("*") if file.suffix in (".py", ".typed")}
+    kinds = (".py", ".typed", ".html", ".css", ".js")
+    return {file.relative_to(package).as_posix() for file in package.rglob("*") if file.suffix in kinds}
 
 
 def test_what_the_code_imports_is_what_the_requirements_name():

@@ -150,6 +150,31 @@ def test_a_terminal_gets_a_live_line_and_its_cursor_back(clock):
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")  # shown after hidden
 
 
+def test_a_notebooks_cell_gets_plain_lines_and_one_progress_line_that_is_written_over(monkeypatch, capsys, clock):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with report.Report() as reporter:
+        for step in (3, 40, 5):
+            clock.now += 1
+            reporter.step(ROW | {"step": step}, 100)
+        reporter.evaluation(5, 2.25, 2.125, True, "")
+    told = capsys.readouterr().out
+    assert [part for part in told.split("\r") if part.strip()][:2] == [
+        "step 3/100  loss 2.5000  48 s left  1,234 tokens/s",
+        "step 40/100  loss 2.5000  30 s left  1,234 tokens/s",
+    ]
+    lines = [re.sub(".*\r", "", line) for line in told.rstrip("\n").split("\n")]
+    assert lines == ["step     5  train loss 2.2500  val loss 2.1250"]
+
+
+def test_a_notebooks_progress_line_covers_a_longer_one(monkeypatch, capsys, clock):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    reporter = report.Report()
+    for parts in (["a long line"], ["short"]):
+        clock.now += 1
+        reporter.progress(parts, 0.5)
+    assert capsys.readouterr().out == "a long line\r           \rshort"
+
+
 def test_a_long_sample_is_cut_to_a_few_lines(capsys):
     report.Report().evaluation(0, 2.0, 2.0, False, "\n".join(f"line {i}" for i in range(9)))
     shown = capsys.readouterr().out

@@ -100,6 +100,21 @@ def test_a_model_can_be_sampled_in_a_shorter_type(copy):
         jaxgpt.load(copy, weights="int8")
 
 
+def test_a_run_can_be_looked_into(trained):
+    text = "ROMEO:\nthe"
+    logits = trained.model(trained.tokenizer.encode(text)[None])[0]
+    lens, attention = trained.logit_lens(text), trained.attention(text)
+    assert (attention.shape, lens.shape) == ((1, 2, 10, 10), (2, 10, trained.tokenizer.vocab_size))
+    assert attention.dtype == lens.dtype == np.float32
+    np.testing.assert_allclose(lens[-1], logits, atol=1e-5)
+    np.testing.assert_allclose(trained.attention(text[:6]), attention[..., :6, :6], atol=1e-6)
+    for look in (trained.attention, trained.logit_lens):
+        with pytest.raises(UserError, match="the text is empty"):
+            look("")
+        with pytest.raises(UserError, match="17 tokens are more than the model's block_size of 16"):
+            look("R" * 17)
+
+
 # Text
 
 

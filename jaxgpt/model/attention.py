@@ -80,6 +80,13 @@ def _weighted_average(exp_scores, sums, v):
     return _heads_first((product("bhts,bhsd->bhtd", exp_scores, v, jnp.float32) / sums).astype(v.dtype))
 
 
+def causal_weights(q: jax.Array, k: jax.Array) -> jax.Array:
+    """The weights of `causal_attention`: (B, T, H, D) both, to (B, H, T, T) in float32, where row t has those of what
+    token t sees; they sum to 1. For looking at them: training never holds them all."""
+    exp_scores, sums = _exp_scores(_heads_first(q), _heads_first(k), jnp.tri(q.shape[1], dtype=bool))
+    return exp_scores / sums
+
+
 class _Chunk(NamedTuple):
     """Queries `start` to `end`, which see keys 0 to `end` at most."""
 

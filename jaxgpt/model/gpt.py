@@ -18,7 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model.attention import apply_rotary, cached_attention, causal_attention, token_shift
+from jaxgpt.model.attention import apply_rotary, cached_attention, causal_attention, causal_weights, token_shift
 from jaxgpt.model.loss import Head, mean_loss, token_losses
 from jaxgpt.model.ops import add_bias, cpu_barrier, dropout, layer_norm, matmul, relu, rms_norm, take_rows
 from jaxgpt.model.protocol import STREAM, check_tokens
@@ -117,12 +117,8 @@ class CausalSelfAttention(nnx.Module):
         """
         B, T, C = x.shape
         H = self.config.n_head
-        q, k, v = (part.reshape(B, T, H, C // H) for part in jnp.split(self.c_attn(x), 3, axis=-1))
         start = 0 if past is None else past[2]
-        if self.config.qk_norm:
-            q, k = rms_norm(q), rms_norm(k)
-        if self.config.positions == "rotary":
-            q, k = (apply_rotary(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
+        q, k, v = self.heads(x, start)
         shift = token_shift if self.config.value_shift else lambda v: v
         weights_key, out_key = (None, None) if key is None else jax.random.split(key)
         if past is None:
@@ -136,6 +132,22 @@ class CausalSelfAttention(nnx.Module):
             mask = jnp.arange(k.shape[1]) <= start + jnp.arange(T)[:, None]  # (T, S)
             y = cached_attention(q, k, shift(v), mask).reshape(B, H, T, C // H).swapaxes(1, 2)  # (B, T, H, D)
         return dropout(self.c_proj(y.reshape(B, T, C)), self.config.dropout, out_key), k, v
+
+    def heads(self, x: jax.Array, start: Any = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values of `x` (B, T, C), whose first token is at position `start`: (B, T, H, D) each."""
+        B, T, C = x.shape
+        H = self.config.n_head
+        q, k, v = (part.reshape(B, T, H, C // H) for part in jnp.split(self.c_attn(x), 3, axis=-1))
+        if self.config.qk_norm:
+            q, k = rms_norm(q), rms_norm(k)
+        if self.config.positions == "rotary":
+            q, k = (apply_rotary(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
+        return q, k, v
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """How much each token of `x` (B, T, C) takes from itself and those before it: (B, H, T, T) in float32."""
+        q, k, _ = self.heads(x)
+        return causal_weights(q, k)
 
 
 class MLP(nnx.Module):
@@ -233,6 +245,21 @@ class GPT(nnx.Module):
         head, weights = self._head()
         return head(weights, x), longer
 
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """See `LanguageModel.layers`."""
+        x = self._embedded(tokens, 0, None)
+        streams, weights = [x], []
+        for block in self.h:
+            weights.append(block.attn.weights(block.ln_1(x)))
+            x, _, _ = block(x)
+            streams.append(x)
+        return streams, weights
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        """See `LanguageModel.read_out`."""
+        head, weights = self._head()
+        return head(weights, self.ln_f(stream))
+
     def _head(self) -> tuple[Head, Any]:
         """A function from the head's weights and (..., C) to logits (..., V) in float32, and those weights."""
         if self.lm_head is None:
@@ -243,15 +270,9 @@ class GPT(nnx.Module):
 
     def _body(self, tokens: jax.Array, cache: Cache | None, key: jax.Array | None, remat=False):
         """All but the head: (B, T) to (B, T, C), and the longer cache."""
-        T = tokens.shape[1]
         start: Any = 0 if cache is None else cache.length
         keys = [None] * (1 + len(self.h)) if key is None else jax.random.split(key, 1 + len(self.h))
-        x = self.wte(tokens)  # (B, T, C)
-        x = x if self.wpe is None else x + self.wpe(start + jnp.arange(T))
-        x = rms_norm(x) if self.config.embd_norm else x
-        # The stream has the products' type: it is read and written more often than anything else (bench/t4.py), float32
-        # would be twice the bytes each time, and it rounds off no more than the products do.
-        x = dropout(x, self.config.embd_dropout, keys[0]).astype(self.wte.embedding.dtype)
+        x = self._embedded(tokens, start, keys[0])
         ks, vs = [], []
         for i, block in enumerate(self.h):
             past = None if cache is None else (cache.k[i], cache.v[i], start)
@@ -259,7 +280,16 @@ class GPT(nnx.Module):
             x = checkpoint_name(x, STREAM)
             ks.append(k)
             vs.append(v)
-        return self.ln_f(x), Cache(tuple(ks), tuple(vs), start + T)
+        return self.ln_f(x), Cache(tuple(ks), tuple(vs), start + tokens.shape[1])
+
+    def _embedded(self, tokens: jax.Array, start: Any, key: jax.Array | None) -> jax.Array:
+        """What enters the first block: tokens (B, T), the first at position `start`, to (B, T, C)."""
+        x = self.wte(tokens)  # (B, T, C)
+        x = x if self.wpe is None else x + self.wpe(start + jnp.arange(tokens.shape[1]))
+        x = rms_norm(x) if self.config.embd_norm else x
+        # The stream has the products' type: it is read and written more often than anything else (bench/t4.py), float32
+        # would be twice the bytes each time, and it rounds off no more than the products do.
+        return dropout(x, self.config.embd_dropout, key).astype(self.wte.embedding.dtype)
 
 
 def residual_std(config: ModelConfig) -> float:

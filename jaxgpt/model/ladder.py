@@ -72,6 +72,14 @@ class Rung(nnx.Module):
         """(B, T) to (B, T, V)."""
         raise NotImplementedError
 
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """See `LanguageModel.layers`."""
+        raise NotImplementedError
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        """See `LanguageModel.read_out`."""
+        raise NotImplementedError
+
     def losses(self, tokens: jax.Array, targets: jax.Array) -> jax.Array:
         """See `LanguageModel.losses`."""
         return loss.cross_entropy(self.forward(tokens), targets)
@@ -102,6 +110,12 @@ class Bigram(Rung):
     def forward(self, tokens: jax.Array) -> jax.Array:
         return self.table(tokens)  # (B, T) -> (B, T, V)
 
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        return [self.table(tokens)], []
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        return stream
+
 
 class SelfAttention(nnx.Module):
     """Each token's weighted average over itself and those before it: h_i = sum_j w_ij v_j."""
@@ -114,19 +128,32 @@ class SelfAttention(nnx.Module):
         self.proj = TorchLinear(n_embd, n_embd, rngs) if project else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = self.heads(x)
+        h = product("bhts,bhsd->bhtd", causal_weights(q, k).astype(v.dtype), v, v.dtype)  # weights @ v
+        h = h.swapaxes(1, 2).reshape(x.shape)  # the heads side by side
+        return h if self.proj is None else self.proj(h)
+
+    def heads(self, x: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values of every head: (B, T, C) -> (B, H, T, D)."""
         B, T, C = x.shape
         H, D = self.n_head, C // self.n_head
-        q, k, v = (
-            part(x).reshape(B, T, H, D).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
-            for part in (self.query, self.key, self.value)
-        )
-        scores = product("bhtd,bhsd->bhts", q, k, jnp.float32)  # q @ k.T, (B, H, T, T)
-        scores = scores / math.sqrt(D)  # by the head's width, not by C
-        causal = jnp.tril(jnp.ones((T, T), bool))
-        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))  # each row: positive, sums to 1
-        h = product("bhts,bhsd->bhtd", weights.astype(v.dtype), v, v.dtype)  # weights @ v
-        h = h.swapaxes(1, 2).reshape(B, T, C)  # the heads side by side
-        return h if self.proj is None else self.proj(h)
+        return [part(x).reshape(B, T, H, D).swapaxes(1, 2) for part in (self.query, self.key, self.value)]
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """(B, T, C) -> (B, H, T, T)."""
+        q, k, _ = self.heads(x)
+        return causal_weights(q, k)
+
+
+def causal_weights(q: jax.Array, k: jax.Array) -> jax.Array:
+    """How much each token takes from those before it, by how well its query fits their keys: the w_ij.
+
+    (B, H, T, D) -> (B, H, T, T).
+    """
+    scores = product("bhtd,bhsd->bhts", q, k, jnp.float32)  # q @ k.T
+    scores = scores / math.sqrt(q.shape[-1])  # by the head's width, not by C
+    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))  # each row: positive, sums to 1
 
 
 class Head(Rung):
@@ -143,14 +170,23 @@ class Head(Rung):
         self.add_body(config, rngs)
 
     def forward(self, tokens: jax.Array) -> jax.Array:
-        x = self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))  # (B, T) -> (B, T, C)
-        return self.lm_head(self.body(x))  # (B, T, V)
+        return self.lm_head(self.body(self.embed(tokens)))  # (B, T, V)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        return self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))  # (B, T) -> (B, T, C)
 
     def add_body(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         self.attn = SelfAttention(config.n_embd, 1, rngs)
 
     def body(self, x: jax.Array) -> jax.Array:
         return self.attn(x)
+
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        x = self.embed(tokens)
+        return [x, self.body(x)], [self.attn.weights(x)]
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        return self.lm_head(stream)
 
 
 class MultiHead(Head):
@@ -185,9 +221,13 @@ class Block(nnx.Module):
         self.ln_2 = LayerNorm(C, bias=True) if norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x + self.attn(x if self.ln_1 is None else self.ln_1(x))
+        x = x + self.attn(self.norm(x))
         hidden = jax.nn.relu(self.c_fc(x if self.ln_2 is None else self.ln_2(x)))  # (B, T, 4 C)
         return x + self.c_proj(hidden)
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        """What attention reads."""
+        return x if self.ln_1 is None else self.ln_1(x)
 
 
 class Blocks(Head):
@@ -203,6 +243,13 @@ class Blocks(Head):
             x = block(x)
         return x
 
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        streams, weights = [self.embed(tokens)], []
+        for block in self.h:
+            weights.append(block.attn.weights(block.norm(streams[-1])))
+            streams.append(block(streams[-1]))
+        return streams, weights
+
 
 class LayerNormed(Blocks):
     """Rung 6. LayerNorm before each part of a block, and before the head."""
@@ -213,6 +260,9 @@ class LayerNormed(Blocks):
 
     def body(self, x: jax.Array) -> jax.Array:
         return self.ln_f(super().body(x))
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        return self.lm_head(self.ln_f(stream))
 
 
 RUNGS: dict[str, type[Rung]] = {

@@ -64,6 +64,15 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def layers(self, tokens: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """What happens inside, without dropout, to tokens (B, T): the residual stream (B, T, C) before the first block
+        and after each, and each block's attention weights (B, H, T, T). views.py makes arrays of them."""
+        ...
+
+    def read_out(self, stream: jax.Array) -> jax.Array:
+        """What the head makes of a stream: (..., T, C) to logits (..., T, V). Of the last one, it is the model's."""
+        ...
+
 
 def check_tokens(tokens: Any, config: ModelConfig) -> jax.Array:
     """`tokens` as an array (B, T) of whole numbers.

@@ -23,6 +23,7 @@ from jaxgpt.runs import manifest
 LOCK = ".lock"
 RUNS = "runs"  # the folder of runs, below the current one
 MOST_NAMED = 5  # runs that a message names
+SAMPLE = "sample"  # of a row of metrics.jsonl, the one value that is a text
 
 
 class RunFolder:
@@ -215,8 +216,12 @@ def _preset(run: RunFolder) -> str | None:
 
 def _line(row: dict[str, Any]) -> bytes:
     """JSON has no number for infinity or NaN: they become null."""
-    finite = {name: value if value is not None and math.isfinite(value) else None for name, value in row.items()}
+    finite = {name: value if _is_text_or_finite(value) else None for name, value in row.items()}
     return (json.dumps(finite, allow_nan=False) + "\n").encode()
+
+
+def _is_text_or_finite(value: Any) -> bool:
+    return isinstance(value, str) or (value is not None and math.isfinite(value))
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -224,5 +229,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
-    is_row = isinstance(row, dict) and isinstance(row.get("step"), int)
-    return row if is_row and all(isinstance(v, int | float | None) for v in row.values()) else None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    types = ((value, str if name == SAMPLE else int | float | None) for name, value in row.items())
+    return row if all(isinstance(value, type) for value, type in types) else None

@@ -20,6 +20,7 @@ from jaxgpt.model import build
 
 PLAIN_SECONDS = 30  # between two progress lines where the output is no terminal
 LIVE_SECONDS = 0.2  # between two updates of a terminal's progress line
+CELL_SECONDS = 0.5  # and of a notebook's
 BAR_WIDTH = 24
 LONG_RUN_SECONDS = 30 * 60  # on a CPU, worth a note
 
@@ -31,14 +32,18 @@ class _Console(Console):
 
 
 class Report:
-    """Tells of a run on standard output: a live line in a terminal, plain lines elsewhere, or nothing.
+    """Tells of a run on standard output: plain lines, and below them a progress line that changes in place in a
+    terminal and in a notebook's cell, and is printed now and then elsewhere. Or nothing.
 
     A reader who goes away (`train.py | head`, a closed terminal) ends the report, not the run.
     """
 
     def __init__(self, quiet: bool = False):
-        self.console = _Console(highlight=False, quiet=quiet, soft_wrap=True)
+        self.in_cell = Console().is_jupyter
+        plain = False if self.in_cell else None  # as Rich would make an output of its own of every line there
+        self.console = _Console(highlight=False, quiet=quiet, soft_wrap=True, force_jupyter=plain, force_terminal=plain)
         self._live: Live | None = None
+        self._width = 0  # of the progress line that a cell shows
         self._last = time.monotonic()
 
     def __enter__(self) -> "Report":
@@ -46,6 +51,7 @@ class Report:
 
     def __exit__(self, *exception) -> None:
         self._try(self._stop_live)
+        self._try(self._clear)
 
     def banner(self, facts: dict[str, str]) -> None:
         """A few facts, one a line."""
@@ -64,11 +70,14 @@ class Report:
         """The progress line, unless the last one is new: what it tells, the most important first, and the share that
         is done."""
         now, terminal = time.monotonic(), self.console.is_terminal
-        if now - self._last <= (LIVE_SECONDS if terminal else PLAIN_SECONDS):
+        pause = LIVE_SECONDS if terminal else CELL_SECONDS if self.in_cell else PLAIN_SECONDS
+        if now - self._last <= pause:
             return
         self._last = now
         if terminal and not self.console.quiet:
             self._try(lambda: self._show(progress_line(parts, done, self.console.width)))
+        elif self.in_cell:
+            self._try(lambda: self._rewrite("  ".join(parts)))
         else:
             self._print(Text("  ".join(parts)))
 
@@ -91,7 +100,19 @@ class Report:
         if self._live is not None:
             self._live.stop()
 
+    def _rewrite(self, line: str) -> None:
+        """Shows `line` in the place of the last one; a cell's output knows no other control character than this."""
+        self._clear()
+        self.console.file.write(line)
+        self._width = len(line)
+
+    def _clear(self) -> None:
+        if self._width:
+            self.console.file.write(f"\r{' ' * self._width}\r")
+            self._width = 0
+
     def _print(self, text: Text) -> None:
+        self._try(self._clear)
         encoding = self.console.encoding
         text.plain = text.plain.encode(encoding, "replace").decode(encoding)  # what a console cannot show becomes "?"
         self._try(lambda: self.console.print(text))

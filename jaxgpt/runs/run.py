@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,16 @@ from jaxgpt.errors import UserError
 from jaxgpt.evaluation import Score
 from jaxgpt.fields import suggest
 from jaxgpt.files import shown
-from jaxgpt.model import build
+from jaxgpt.model import build, views
 from jaxgpt.model.protocol import LanguageModel
 from jaxgpt.runs.checkpoints import Checkpoints
 from jaxgpt.runs.completion import Completion, Writing
 from jaxgpt.runs.folder import RunFolder, newest
 from jaxgpt.sampler import Sampler
 from jaxgpt.sampling import Drawn
+
+if TYPE_CHECKING:
+    from jaxgpt.pages.page import Page
 
 MOST_SAMPLES = 2**16  # of a prompt, that are written side by side
 FORMAT = 2  # of the checkpoints that are written; training/items.py has the older ones
@@ -179,6 +182,57 @@ class Run:
         _check_long_enough(tokens)
         params = build.params_of(self.model)
         return np.concatenate([*evaluation.token_losses(self.config.model, params, tokens, self._dtype())])
+
+    def attention(self, text: str) -> np.ndarray:
+        """Who looks at whom: the attention weights in every head, as `plots.attention` draws them.
+
+        Returns:
+            (L, H, T, T) float32 for the T tokens of `text`, at most `block_size`: row t has how much token t takes from
+            each token up to itself, and sums to 1. A `bigram` looks at nothing: its L is 0. The rungs below `blocks`
+            have one layer.
+
+        Raises:
+            UserError: for a text that is empty or too long, and one that the tokenizer cannot encode.
+        """
+        return np.asarray(views.look(self.model, self._one_window(text)).attention[:, 0])
+
+    def logit_lens(self, text: str) -> np.ndarray:
+        """When the model knows: what the head would predict if the blocks ended earlier. `plots.logit_lens` draws it.
+
+        Returns:
+            (L + 1, T, V) float32 logits for the T tokens of `text`, at most `block_size`: from the embeddings alone,
+            then after each block; the last are the model's own. The stream goes through the last norm, where there is
+            one, and the head (nostalgebraist 2020, "interpreting GPT: the logit lens"). Of rungs without a residual
+            stream, it is what comes before and after their one layer.
+
+        Raises:
+            UserError: as `attention`.
+        """
+        return np.asarray(views.logit_lens(self.model, self._one_window(text))[:, 0])
+
+    def _one_window(self, text: str) -> np.ndarray:
+        """(1, T)."""
+        if not text:
+            raise UserError("the text is empty: there is nothing to look at")
+        return self.tokenizer.encode(text)[None]
+
+    def inside(self, prompt: str | None = None) -> "Page":
+        """A page to look into the model with: its predictions, its attention, its losses, what it has learnt, and how.
+
+        A notebook shows it; `inside().save("inside.html")` writes one file, which any browser opens without a network.
+        A model of up to a million parameters runs in the page itself, on any text that is typed there; of a larger one
+        it shows what was recorded of `prompt`.
+
+        Args:
+            prompt: the text that is looked at first, of which the last `block_size` tokens are shown, or fewer of a
+                large model; None takes some of the validation text.
+
+        Raises:
+            UserError: for a prompt that is empty or that the tokenizer cannot encode.
+        """
+        from jaxgpt.pages.page import Page  # it knows what a run is
+
+        return Page.of(self, prompt)
 
     def evaluate(
         self,

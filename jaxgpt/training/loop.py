@@ -20,7 +20,7 @@ from jaxgpt.files import reason
 from jaxgpt.model import build
 from jaxgpt.runs import report as reports
 from jaxgpt.runs.checkpoints import Checkpoints
-from jaxgpt.runs.folder import RunFolder
+from jaxgpt.runs.folder import SAMPLE, RunFolder
 from jaxgpt.runs.plot import plot
 from jaxgpt.runs.run import FORMAT, Run, check_unchanged
 from jaxgpt.threads import in_thread
@@ -241,10 +241,11 @@ class Loop:
         if not evaluated:
             self.report.step(row, self.config.max_steps)
 
-    def evaluation(self, state: TrainState, at: int) -> dict[str, float]:
-        """Both losses on the fixed windows, and that of the whole validation split after the last step."""
+    def evaluation(self, state: TrainState, at: int) -> dict[str, Any]:
+        """For a row: both losses on the fixed windows, that of the whole validation split after the last step, and what
+        the model writes."""
         some = self.config.eval_windows
-        losses = {
+        losses: dict[str, Any] = {
             "eval_train_loss": self.loss(state, self.data.train, some),
             "val_loss": self.loss(state, self.data.val, some),
         }
@@ -255,7 +256,7 @@ class Loop:
             self.progress = self.progress._replace(best_val_loss=losses["val_loss"], best_step=at)
         sample = self.sample(state, at) if at > 0 else ""  # before the first update it is noise
         self.report.evaluation(at, losses["eval_train_loss"], losses["val_loss"], best, sample)
-        return losses
+        return losses | ({SAMPLE: sample} if sample else {})
 
     def loss(self, state: TrainState, tokens: Tokens, count: int | None) -> float:
         windows = batches.fixed_windows(len(tokens), self.config.model.block_size, count)

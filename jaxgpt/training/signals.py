@@ -25,6 +25,10 @@ class Interrupted(KeyboardInterrupt):
     def __str__(self) -> str:
         return self.args[0]
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: it was asked to stop, and where it did tells nothing."""
+        return [str(self)]
+
 
 class StopRequest:
     """Use as a context; `signal_number` is 0 until somebody asks to stop.
@@ -94,7 +98,8 @@ class StopRequest:
         if not self._asked:
             self._asked, self._since = True, time.monotonic()
             if not self.quiet:
-                _say("stopping and saving after this step (Ctrl-C again to quit at once)")
+                again = "Ctrl-C again to quit" if self.exit_on_second_ctrl_c else "interrupt again to stop"
+                _say(f"stopping and saving after this step ({again} at once)")
         elif number == signal.SIGINT and time.monotonic() - self._since > COPY_SECONDS:
             if self.exit_on_second_ctrl_c:
                 _leave(128 + number)

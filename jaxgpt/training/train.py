@@ -1,6 +1,7 @@
 """`train` begins a run, `resume` goes on with one; both return a `Run`."""
 
 import contextlib
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxgpt.data.dataset import Dataset, ForeignText
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.device import processes
 from jaxgpt.errors import UserError
+from jaxgpt.files import literal
 from jaxgpt.model import build
 from jaxgpt.runs import folder as folders
 from jaxgpt.runs.folder import RunFolder
@@ -21,7 +23,7 @@ from jaxgpt.runs.report import Report, count
 from jaxgpt.runs.run import MAY_CHANGE, Run
 from jaxgpt.training.finetune import starting_params
 from jaxgpt.training.loop import Loop, text_changed
-from jaxgpt.training.signals import StopRequest
+from jaxgpt.training.signals import Interrupted, StopRequest
 
 
 def train(
@@ -38,8 +40,8 @@ def train(
         config: the recipe, as from `jaxgpt.preset` or `jaxgpt.finetune`.
         out: the folder to make; None makes `runs/PRESET`, or the next free name after it.
         quiet: print nothing.
-        stop: who may ask the run to stop; None takes this process's signals (Ctrl-C, SIGTERM ...) for as long as it
-            trains.
+        stop: who may ask the run to stop; None takes this process's signals (Ctrl-C, SIGTERM, a notebook's interrupt
+            ...) for as long as it trains, and says at the end what to call next.
         source: what `config.init_from` names, if it is loaded already.
 
     Raises:
@@ -62,7 +64,7 @@ def train(
     loop = Loop(folder, config, data, quiet, stop)
     if processes.is_first():
         folder.create(config, data.tokenizer)
-    with _lock(folder):
+    with _lock(folder), _telling(folder, quiet, stop):
         return loop.from_scratch(params)
 
 
@@ -103,7 +105,7 @@ def resume(
     except ForeignText as error:  # something that the run has never seen
         raise UserError(f"{text_changed(config, folder)}, or {folder}/{folder.tokenizer.name} is damaged") from error
     _check_length(loaded, config.model.block_size)
-    with _lock(folder):
+    with _lock(folder), _telling(folder, quiet, stop):
         return Loop(folder, config, loaded, quiet, stop).from_checkpoint()
 
 
@@ -112,8 +114,29 @@ def _lock(folder: RunFolder) -> contextlib.AbstractContextManager[Any]:
     return folder.lock() if processes.is_first() else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _telling(folder: RunFolder, quiet: bool, stop: StopRequest | None) -> Iterator[None]:
+    """Says how to go on from Python; who passes a `stop`, as the commands do, has words of their own for that."""
+    if stop is not None:
+        yield
+        return
+    name = literal(folder.path)
+    try:
+        yield
+    except Interrupted as asked:
+        if not folder.has_checkpoint():
+            raise
+        words = f"{asked}. To go on:\n\n    run = jaxgpt.resume({name})"
+        raise Interrupted(words, asked.signal_number) from None
+    _report(quiet).note(f"    print(jaxgpt.load({name}).generate(tokens=500))\n")
+
+
+def _report(quiet: bool) -> Report:
+    return Report(quiet or not processes.is_first())
+
+
 def _load(config: TrainConfig, tokenizer: Tokenizer | None, quiet: bool) -> Dataset:
-    with Report(quiet or not processes.is_first()) as report:
+    with _report(quiet) as report:
         return datasets.load(config, tokenizer, Progress(report, "encoding the text", "M characters"))
 
 
