@@ -47,6 +47,15 @@ def written(name: str, data: dict, tmp_path_factory) -> Path:
     return path
 
 
+def until(page, condition: str) -> None:
+    """Waits for it: the page's own rules forbid playwright's way, which is to evaluate a text there."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"after half a minute not yet: {condition}")
+
+
 @pytest.fixture
 def opened(browser):
     """Opens a file; at the end of the test nothing may have gone wrong, and nothing may have been asked for."""
@@ -60,7 +69,7 @@ def opened(browser):
         page.on("dialog", lambda dialog: problems.append(dialog.message) or dialog.dismiss())
         page.on("request", lambda request: problems.append(request.url) if request.url != path.as_uri() else None)
         page.goto(path.as_uri())
-        page.wait_for_function("globalThis.jaxgpt !== undefined")
+        until(page, "globalThis.jaxgpt !== undefined")
         return page
 
     yield open_
@@ -82,7 +91,7 @@ def test_every_view_is_drawn_from_disk_and_nothing_is_asked_of_a_network(page):
     assert page.locator("#attention .heads canvas").count() == 2
     assert page.locator("#lens tbody tr").count() == 2  # the embeddings, one layer
     assert page.locator("#learning .sample").inner_text()
-    page.wait_for_function("document.getElementById('measured').textContent.includes('the same')")
+    until(page, "document.getElementById('measured').textContent.includes('the same')")
     painted = page.evaluate("""[...document.querySelectorAll("canvas")].map((canvas) =>
         canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((x) => x > 0))""")
     assert painted and all(painted)
@@ -91,12 +100,12 @@ def test_every_view_is_drawn_from_disk_and_nothing_is_asked_of_a_network(page):
 def test_what_is_typed_is_read_and_continued(page, run):
     box = page.locator("#next textarea")
     box.fill("JULIET:\n")
-    page.wait_for_function("jaxgpt.store.state.tokens.length === 8")
+    until(page, "jaxgpt.store.state.tokens.length === 8")
     logits = np.asarray(run.model(run.tokenizer.encode("JULIET:\n")[None]))[0, -1]
     shown = page.locator("#next .bars .token").first.inner_text()
     assert shown == run.tokenizer.decode([logits.argmax()]).replace(" ", "␣").replace("\n", "⏎")
     page.get_by_role("button", name="Write 200 characters").click()
-    page.wait_for_function("jaxgpt.store.state.tokens.length === 208 && !jaxgpt.store.state.writing")
+    until(page, "jaxgpt.store.state.tokens.length === 208 && !jaxgpt.store.state.writing")
     text = box.input_value()
     assert text.startswith("JULIET:\n") and len(text) == 208
     page.get_by_role("button", name="Start again").click()
@@ -104,10 +113,10 @@ def test_what_is_typed_is_read_and_continued(page, run):
 
 
 def test_writing_stops_when_the_reader_types(page):
-    page.evaluate("globalThis.requestAnimationFrame = (run) => setTimeout(run, 50)")  # so that there is time to
+    page.evaluate("() => { globalThis.requestAnimationFrame = (run) => setTimeout(run, 50); }")  # so that there is time
     page.get_by_role("button", name="Write 200 characters").click()
     page.locator("#next textarea").fill("NURSE:")
-    page.wait_for_function("jaxgpt.store.state.tokens.length === 6")
+    until(page, "jaxgpt.store.state.tokens.length === 6")
     page.wait_for_timeout(200)
     assert page.locator("#next textarea").input_value() == "NURSE:"
 
@@ -154,7 +163,7 @@ def test_the_surprise_at_a_text_of_ones_own_is_its_loss(page, run):
     text = "the young moon breaks yonder night, my lord, but soft, so are we."
     text = "".join(c for c in text if c in run.tokenizer.characters)
     page.locator("#surprise textarea").fill(text)
-    page.wait_for_function(f"document.querySelectorAll('#surprise .passage span').length === {len(text)}")
+    until(page, f"document.querySelectorAll('#surprise .passage span').length === {len(text)}")
     shown = float(page.locator("#surprise dd").first.inner_text())
     assert abs(shown - run.losses(text).mean()) < 5e-3
 
@@ -176,13 +185,13 @@ def test_a_text_that_means_harm_is_shown_as_a_text(opened, config, tmp_path_fact
     page = opened(written("inside", record.record(run, HOSTILE[:16]), tmp_path_factory))
     box = page.locator("#next textarea")
     box.fill(HOSTILE + "\U0001f9c1ℵ")
-    page.wait_for_function("jaxgpt.store.state.unknown.length === 2")
+    until(page, "jaxgpt.store.state.unknown.length === 2")
     assert "has never seen 🧁 ℵ" in page.locator("#next .note").inner_text()
     page.locator("#surprise textarea").fill(HOSTILE * 2)
     page.wait_for_timeout(300)
     page.locator("#next .strip span").first.hover()
     page.get_by_role("button", name="Write 200").click()
-    page.wait_for_function("!jaxgpt.store.state.writing")
+    until(page, "!jaxgpt.store.state.writing")
     assert page.evaluate("globalThis.harmed") is None
     assert page.locator("main script, main img").count() == 0
 

@@ -148,4 +148,5 @@ def _finish(train: Callable[[StopRequest], Any], folder: "RunFolder") -> None:
     from jaxgpt.device import processes  # not before it is needed: most mistakes are told without JAX
 
     if processes.is_first():
-        say(f"    {program('sample')} --run {quoted(folder.path)} --tokens 500\n", sys.stdout)
+        name = quoted(folder.path)
+        say(f"    {program('sample')} --run {name} --tokens 500\n    {program('inside')} {name}\n", sys.stdout)

@@ -40,7 +40,7 @@ def record_rungs(cards: Sequence[Card], caption: str) -> dict[str, Any]:
         "caption": caption,
         "tokenizer": record.tokenizer(run.tokenizer),
         "vocabulary": record.vocabulary(run.tokenizer),
-        "prompt": passage[:PROMPT],
+        "prompt": next((line[:PROMPT] for line in passage.splitlines() if len(line) >= PROMPT), passage[:PROMPT]),
         "passage": passage,
         "rungs": [_rung(card) for card in cards],
     }
