@@ -168,6 +168,20 @@ def test_the_surprise_at_a_text_of_ones_own_is_its_loss(page, run):
     assert abs(shown - run.losses(text).mean()) < 5e-3
 
 
+def test_what_the_mouse_shows_the_arrow_keys_show_too(page):
+    page.locator("#surprise .passage").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert "had a probability of" in page.locator("#surprise .caption").inner_text()
+    page.locator("#letters svg").focus()
+    page.keyboard.press("ArrowRight")
+    assert "Nearest to the line break here" in page.locator("#letters .caption").last.inner_text()
+    page.locator("#attention .triangle").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    assert "place 2 of 16" in page.locator("#next .caption").inner_text()
+
+
 def test_the_slider_over_training_shows_what_was_written_then(page, run):
     samples = [row["sample"] for row in run.metrics if row.get("sample")]
     assert len(samples) == 2

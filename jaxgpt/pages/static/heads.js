@@ -27,7 +27,18 @@ export function showHeads(root, page) {
   const triangle = element("canvas", { role: "img" });
   const row = element("div", { class: "row", "aria-hidden": "true" });
   const labels = element("div", { class: "labels", dir: "ltr", "aria-hidden": "true" });
-  const frame = element("div", { class: "triangle", tabindex: "0" }, triangle, labels, row);
+  const frame = element(
+    "div",
+    {
+      class: "triangle",
+      tabindex: "0",
+      role: "group",
+      "aria-label": "Weights of the chosen head; the arrow keys walk along the rows",
+    },
+    triangle,
+    labels,
+    row,
+  );
   const strip = createStrip(store, (at) => sightOf(store.state, at));
   const caption = element("p", { class: "caption", "aria-live": "polite" });
   const sources = [

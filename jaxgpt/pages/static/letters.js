@@ -2,6 +2,7 @@
 
 import { decodeArray } from "./arrays.js";
 import { drawing, element, named, percent, visible } from "./dom.js";
+import { walkable } from "./strip.js";
 
 const PLANE_WIDTH = 640;
 const PLANE_HEIGHT = 460;
@@ -25,19 +26,18 @@ export function showLetters(root, page) {
   const caption = element(
     "p",
     { class: "caption", "aria-live": "polite" },
-    "Point at a letter to see its nearest.",
+    "Point at a letter to see its nearest, or walk along them with the arrow keys.",
   );
   const lines = drawing("g", { class: "lines" });
+  const tell = (i) => {
+    const nearest = nearestOf(points, i);
+    lines.replaceChildren(...nearest.map((j) => line(place(i), place(j))));
+    caption.textContent = `Nearest to ${named(texts[i])} here: ${nearest.map((j) => named(texts[j])).join(", ")}.`;
+  };
   const letters = texts.map((text, i) => {
     const [x, y] = place(i);
-    const mark = drawing("text", { x, y, class: kindOf(text)[0], tabindex: "-1" }, visible(text));
-    const tell = () => {
-      const nearest = nearestOf(points, i);
-      lines.replaceChildren(...nearest.map((j) => line(place(i), place(j))));
-      caption.textContent = `Nearest to ${named(text)} here: ${nearest.map((j) => named(texts[j])).join(", ")}.`;
-    };
-    mark.addEventListener("pointerenter", tell);
-    mark.addEventListener("pointerdown", tell);
+    const mark = drawing("text", { x, y, class: kindOf(text)[0] }, visible(text));
+    for (const kind of ["pointerenter", "pointerdown"]) mark.addEventListener(kind, () => tell(i));
     return mark;
   });
   const about = `The letters' embeddings in two dimensions: ${percent(share[0])} and ${percent(share[1])} of their differences.`;
@@ -52,6 +52,7 @@ export function showLetters(root, page) {
     lines,
     ...letters,
   );
+  walkable(plane, () => texts.length, tell);
   const there = KINDS.filter(([kind]) => texts.some((text) => kindOf(text)[0] === kind));
   const key = element(
     "ul",

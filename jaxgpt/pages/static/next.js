@@ -20,22 +20,26 @@ export function showNext(root, page) {
   const left = element("div", {}, ...(page.model ? writer(page) : []), createStrip(store), about);
   root.append(element("div", { class: "columns" }, left, element("div", {}, sliders(page), bars)));
   store.watch(["trace", "at", "temperature", "topK", "writing"], (state) => {
-    const { tokens, shares, all } = candidatesOf(state, BARS);
+    const candidates = candidatesOf(state);
     const came = state.trace.tokens[state.at + 1];
     const choose = page.model && !state.writing ? (token) => page.choose(token) : null;
     bars.replaceChildren(
-      ...tokens.map((token, i) => bar(page, token, shares[i], shares[0], token === came, choose)),
+      ...candidates
+        .slice(0, BARS)
+        .map(({ token, share }) =>
+          bar(page, token, share, candidates[0].share, token === came, choose),
+        ),
     );
-    about.textContent = sentence(state, page, shares, came, all);
+    about.textContent = sentence(state, page, candidates, came);
   });
 }
 
-/** The `n` likeliest tokens at the cursor and their probabilities, of those that were kept. */
-function candidatesOf({ trace, at, temperature, topK }, n) {
-  const { tokens, logits, all } = trace.candidates(at);
+/** The tokens that may come after the cursor, the likeliest first, and the share that each has by the sliders. */
+function candidatesOf({ trace, at, temperature, topK }) {
+  const { tokens, logits } = trace.candidates(at);
   const shares = probabilities(logits, { temperature, topK });
-  const order = [...shares.keys()].sort((a, b) => logits[b] - logits[a]).slice(0, n);
-  return { tokens: order.map((i) => tokens[i]), shares: order.map((i) => shares[i]), all };
+  const order = [...shares.keys()].sort((a, b) => logits[b] - logits[a]);
+  return order.map((i) => ({ token: tokens[i], share: shares[i] }));
 }
 
 function bar(page, token, share, most, came, choose) {
@@ -61,11 +65,15 @@ function bar(page, token, share, most, came, choose) {
   return element("li", {}, row);
 }
 
-function sentence({ pieces, at }, page, shares, came, all) {
-  const after = named(pieces[at] ?? "");
-  const of = all ? "" : ` (of the ${shares.length} likeliest)`;
-  const told = came === undefined ? "" : ` In the text comes ${named(page.tokenizer.text(came))}.`;
-  return `After ${after}, place ${at + 1} of ${pieces.length}, the likeliest has ${percent(shares[0])}${of}.${told}`;
+/** What the bars say, in words. */
+function sentence({ trace, pieces, at }, { tokenizer }, candidates, came) {
+  const [{ token, share }] = candidates;
+  const of = trace.candidates(at).all ? "" : ` (of the ${candidates.length} likeliest)`;
+  const found = candidates.find((candidate) => candidate.token === came);
+  const its = found ? `, which had ${percent(found.share)}` : "";
+  const next = came === undefined ? "" : ` In the text comes ${named(tokenizer.text(came))}${its}.`;
+  const first = `${named(tokenizer.text(token))} has ${percent(share)}${of}`;
+  return `After ${named(pieces[at])}, place ${at + 1} of ${pieces.length}, ${first}.${next}`;
 }
 
 function sliders({ store, data, model }) {

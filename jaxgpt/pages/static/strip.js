@@ -55,3 +55,22 @@ export function moved(key, at, length) {
   const steps = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: length - 1 };
   return key in steps ? Math.min(Math.max(steps[key], 0), length - 1) : null;
 }
+
+/**
+ * Lets the arrow keys walk along the places of a node, as the mouse does.
+ *
+ * @param {Element} node
+ * @param {() => number} count how many places there are
+ * @param {(place: number) => void} tell called with each place that is walked to
+ */
+export function walkable(node, count, tell) {
+  let at = -1;
+  node.setAttribute("tabindex", "0");
+  node.addEventListener("keydown", (event) => {
+    const to = moved(event.key, at, count());
+    if (to === null) return;
+    event.preventDefault();
+    at = to;
+    tell(to);
+  });
+}

@@ -1,6 +1,7 @@
 /** Where is it surprised? The loss of each token of a text, as its colour. */
 
 import { debounced, element, named, percent, visible } from "./dom.js";
+import { walkable } from "./strip.js";
 import { passageLosses } from "./trace.js";
 
 const MOST_NATS = 6; // from here on the colour is as strong as it gets
@@ -8,20 +9,40 @@ const LONGEST = 2000; // tokens of a text that are judged
 
 /** Fills the section: the coloured text, its mean, a box for a text of one's own. */
 export function showSurprise(root, page) {
-  const text = element("div", { class: "passage", dir: "auto" });
+  const label = "The text; the arrow keys walk along it";
+  const text = element("div", {
+    class: "passage",
+    dir: "auto",
+    role: "group",
+    "aria-label": label,
+  });
   const about = element("p", { class: "caption", "aria-live": "polite" });
   const means = element("dl", { class: "means" });
-  const show = (passage) => {
+  let passage = null;
+  const tell = (i) => {
+    for (const [place, span] of [...text.children].entries())
+      span.classList.toggle("at", place === i);
+    about.textContent = i === 0 ? "Nothing stands before it." : verdict(passage, i, page);
+  };
+  const show = (judgement) => {
+    passage = judgement;
     text.replaceChildren(
-      ...passage.pieces.map((piece, i) => colored(piece, passage, i, page, about)),
+      ...passage.pieces.map((piece, i) => colored(piece, passage.losses[i - 1] ?? 0)),
     );
     means.replaceChildren(
-      ...figures(passage, page.data.facts.unit).flatMap(([name, value]) => [
+      ...figures(passage, page.data.facts.unit).map(([name, value]) =>
         element("div", {}, element("dt", {}, name), element("dd", {}, value)),
-      ]),
+      ),
     );
     about.textContent = "Point at a place to see what it expected there.";
   };
+  for (const kind of ["pointermove", "pointerdown"]) {
+    text.addEventListener(kind, (event) => {
+      const place = [...text.children].indexOf(event.target.closest("span"));
+      if (place >= 0) tell(place);
+    });
+  }
+  walkable(text, () => text.children.length, tell);
   const given = page.model ? [own(page, show)] : [];
   root.append(
     element(
@@ -47,20 +68,18 @@ function recorded({ data, tokenizer }) {
   return { pieces: tokens.map((token) => tokenizer.text(token)), losses, likeliest: top };
 }
 
-function colored(piece, { losses, likeliest }, i, page, about) {
-  if (i === 0) return element("span", { class: "first" }, shown(piece));
+function colored(piece, loss) {
+  const share = Math.min(1, loss / MOST_NATS).toFixed(3);
+  return element("span", { style: `--share: ${share}` }, shown(piece));
+}
+
+/** What the model thinks of the i-th piece, in words. */
+function verdict({ pieces, losses, likeliest }, i, { tokenizer }) {
   const loss = losses[i - 1];
-  const span = element(
-    "span",
-    { style: `--share: ${Math.min(1, loss / MOST_NATS).toFixed(3)}` },
-    shown(piece),
-  );
-  span.addEventListener("pointerenter", () => {
-    const guess = page.tokenizer.text(likeliest[i - 1]);
-    const expected = guess === piece ? "as it expected" : `it expected ${named(guess)}`;
-    about.textContent = `${named(piece)} had a probability of ${percent(Math.exp(-loss))}: a loss of ${loss.toFixed(2)} nats; ${expected}.`;
-  });
-  return span;
+  const guess = tokenizer.text(likeliest[i - 1]);
+  const expected = guess === pieces[i] ? "as it expected" : `it expected ${named(guess)}`;
+  const share = percent(Math.exp(-loss));
+  return `${named(pieces[i])} had a probability of ${share}, a loss of ${loss.toFixed(2)} nats; ${expected}.`;
 }
 
 /** Line breaks break the line here. */
