@@ -198,12 +198,21 @@ class Program:
         computation = self.computations[name]
         for operation in computation.values():
             if operation.opcode == "while":
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', operation.text)
-                yield from self._run(operation.attribute("body"), times * (int(trips[1]) if trips else 1))
+                yield from self._run(operation.attribute("body"), times * self._trips(operation))
             elif operation.opcode == "call":
                 yield from self._run(operation.attribute("to_apply"), times)
             else:
                 yield operation, computation, times
+
+    def _trips(self, loop: Operation) -> int:
+        """How often a loop runs. XLA's TPU compiler does not note it: there it is what the loop counts up to."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
+        if known:
+            return int(known[1])
+        condition = self.computations.get(loop.attribute("condition") or "", {})
+        compared = [name for operation in condition.values() if operation.root for name in operation.operands]
+        constants = (re.search(r"\bconstant\((\d+)\)", condition[name].text) for name in compared if name in condition)
+        return next((int(constant[1]) for constant in constants if constant), 1)
 
     def _with_inner(self, operation: Operation, computation: Computation) -> Iterator[tuple[Operation, Computation]]:
         """The operation, and those that it is fused from, with where they stand."""

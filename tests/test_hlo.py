@@ -90,6 +90,23 @@ def test_bytes_are_counted_by_the_rule(name, times, count):
     assert (costs[name].times, costs[name].bytes) == (times, count)
 
 
+def test_a_loop_whose_number_is_not_noted_runs_as_often_as_its_condition_says():
+    condition = """
+%c (state: (s32[], f32[8,16])) -> pred[] {
+  %state.2 = (s32[], f32[8,16]{1,0}) parameter(0)
+  %limit = s32[] constant(LIMIT)
+  %i.2 = s32[] get-tuple-element(%state.2), index=0
+  ROOT %less = pred[] compare(%i.2, %limit), direction=LT
+}
+"""
+    unnoted = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
+    assert unnoted != PROGRAM
+    for limit, times in (("7", 7), ("", 1)):  # a number, and one that is not there before it runs
+        text = condition.replace("constant(LIMIT)", f"constant({limit})" if limit else "get-tuple-element(%state.2)")
+        costs = {cost.operation.name: cost for cost in hlo.Program(text + unnoted).costs}
+        assert costs["negate.1"].times == times
+
+
 def test_a_librarys_product_has_its_types_and_operations():
     (gemm,) = [cost for cost in hlo.Program(PROGRAM).costs if cost.product]
     assert gemm.product == ("f16", "f16", "f16")

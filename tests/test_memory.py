@@ -105,7 +105,7 @@ def repeated(define: str, warm_up: int, times: int, folder: Path) -> list[float]
 
 
 def test_the_memory_of_a_long_run_stays_flat(text_file, tmp_path, thorough):
-    seconds = 3600 if thorough else 20
+    seconds = 3600 if thorough else 10
     arguments = [*SMALL, "--data", text_file, "--max-steps", "100000000", "--eval-interval", "50", "--out", "run"]
     with subprocess.Popen(
         [sys.executable, ROOT / "train.py", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -132,6 +132,6 @@ def test_the_memory_of_a_process_that_writes_many_texts_stays_flat(run, tmp_path
 
 
 def test_the_memory_of_a_process_that_trains_many_runs_stays_flat(run, tmp_path, thorough):
-    times = 100 if thorough else 5
+    times = 100 if thorough else 4
     readings = repeated(RUNS.format(run=str(run)), 2, times, tmp_path)
     assert told(f"{times} runs in one process", readings) < 20 + 1.5 * times
