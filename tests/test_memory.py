@@ -132,6 +132,6 @@ def test_the_memory_of_a_process_that_writes_many_texts_stays_flat(run, tmp_path
 
 
 def test_the_memory_of_a_process_that_trains_many_runs_stays_flat(run, tmp_path, thorough):
-    times = 100 if thorough else 4
+    times = 100 if thorough else 5
     readings = repeated(RUNS.format(run=str(run)), 2, times, tmp_path)
     assert told(f"{times} runs in one process", readings) < 20 + 1.5 * times
