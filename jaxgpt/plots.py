@@ -5,9 +5,7 @@
 A notebook shows them. Space is drawn as ␣ and a line break as ⏎.
 """
 
-import io
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ from matplotlib.patches import Rectangle
 from jaxgpt.errors import UserError
 from jaxgpt.fields import shown
 from jaxgpt.pages.values import token_text
+from jaxgpt.runs.plot import png
 from jaxgpt.runs.run import Run
 
 COLUMNS = 80  # characters a line of a coloured text
@@ -31,11 +30,7 @@ class Picture(Figure):
     """A figure that a notebook shows whether pyplot is there or not."""
 
     def _repr_png_(self) -> bytes:
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks becomes a box
-            self.savefig(content, format="png")
-        return content.getvalue()
+        return png(self)
 
 
 def attention(run: Run, text: str, layer: int | None = None, head: int | None = None) -> Figure:

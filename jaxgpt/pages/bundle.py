@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: a page of static/, with its style, its scripts and its data put inside.
+"""One HTML file that needs nothing else: page.html of static/, with one page's content, style, scripts and data in it.
 
 A browser loads no module for a file that was opened from disk. So the modules that a page imports are joined to one
 script, each after those that it imports, without the words `import` and `export`; the page's source stays readable.
@@ -26,11 +26,12 @@ def bundle(name: str, title: str, data: dict[str, Any]) -> str:
     parts = {
         "title": html.escape(title),
         "style": _read("style.css") + _read(f"{name}.css"),
+        "body": _read(f"{name}.html"),
         "script": "\n".join(modules(f"{name}.js").values()),
         # Within a script a "<" might end it: "</script>" in somebody's text.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read(f"{name}.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html"))
 
 
 def modules(name: str) -> dict[str, str]:

@@ -34,11 +34,16 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token"
 
 def save(figure: Any, path: Path) -> None:
     """Writes a matplotlib figure as a PNG, whole or not at all."""
+    write_atomically(path, png(figure))
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks becomes a box
         figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _points(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:

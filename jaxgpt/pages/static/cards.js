@@ -1,7 +1,7 @@
 /** A card for each rung: its loss, what it looks at, what it expects, and what it writes. */
 
 import { debounced, element, named, percent, visible } from "./dom.js";
-import { draw, probabilities, seeded } from "./sampling.js";
+import { draw, likeliest, probabilities, seeded } from "./sampling.js";
 import { createStrip } from "./strip.js";
 
 const SEEN = 16; // places of a window that a card shows
@@ -113,9 +113,8 @@ function seenRows(window, attention, tokenizer) {
 }
 
 function expectation(logits, tokenizer) {
-  const shares = probabilities(logits);
-  const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, EXPECTED);
-  return `expects ${order.map((token) => `${named(tokenizer.text(token))} ${percent(shares[token])}`).join(", ")}`;
+  const expected = likeliest(logits, EXPECTED);
+  return `expects ${expected.map(({ token, p }) => `${named(tokenizer.text(token))} ${percent(p)}`).join(", ")}`;
 }
 
 /** All rungs write at once, each from the same random numbers. */

@@ -3,7 +3,7 @@
 import { decodeArray } from "./arrays.js";
 import { argmax } from "./ops.js";
 
-const GREEDY = 50; // tokens
+export const GREEDY = 50; // tokens
 
 /**
  * @param {import("./model.js").Model} model

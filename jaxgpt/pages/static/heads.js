@@ -3,7 +3,8 @@
 import { decodeArray } from "./arrays.js";
 import { choice, element, named, percent, visible } from "./dom.js";
 import { cellAt, drawMatrix } from "./matrix.js";
-import { createStrip, moved } from "./strip.js";
+import { walkable } from "./places.js";
+import { createStrip } from "./strip.js";
 import { onTheme } from "./theme.js";
 
 const NAMED = 3; // tokens that a sentence names
@@ -31,7 +32,6 @@ export function showHeads(root, page) {
     "div",
     {
       class: "triangle",
-      tabindex: "0",
       role: "group",
       "aria-label": "Weights of the chosen head; the arrow keys walk along the rows",
     },
@@ -52,13 +52,13 @@ export function showHeads(root, page) {
   const point = (event) => store.set({ at: cellAt(event, triangle, length(store.state))[0] });
   frame.addEventListener("pointermove", point);
   frame.addEventListener("pointerdown", point);
-  frame.addEventListener("keydown", (event) => {
-    const key = event.key.replace("Up", "Left").replace("Down", "Right");
-    const to = moved(key, store.state.at, length(store.state));
-    if (to === null) return;
-    event.preventDefault();
-    store.set({ at: to });
-  });
+  const walk = { at: () => store.state.at, vertical: true };
+  walkable(
+    frame,
+    () => length(store.state),
+    (at) => store.set({ at }),
+    walk,
+  );
   const paint = () => {
     const state = store.state;
     for (const { canvas, l, h } of grid.cells)

@@ -1,6 +1,6 @@
 /** The page of one trained model. */
 
-import { check } from "./check.js";
+import { check, GREEDY } from "./check.js";
 import { showHeads } from "./heads.js";
 import { showLearning } from "./learning.js";
 import { showLens } from "./lens.js";
@@ -21,7 +21,7 @@ function createPage(data) {
   const window = (tokens) => (tokens.length ? tokens.slice(-data.config.block_size) : [start]);
   const looked = (tokens) => {
     const trace = model
-      ? liveTrace(model, tokenizer, window(tokens), {})
+      ? liveTrace(model, tokenizer, window(tokens))
       : recordedTrace(data.recorded, data.vocabulary);
     return {
       trace,
@@ -30,13 +30,14 @@ function createPage(data) {
     };
   };
   const tokens = model ? tokenizer.encode(data.prompt).tokens : data.recorded.tokens;
+  const first = looked(tokens);
   const store = createStore({
     tokens,
     typed: null, // the text box as it was typed, which may have more than the tokens
     unknown: [],
-    ...looked(tokens),
+    ...first,
     temperature: 1,
-    topK: model ? data.config.vocab_size : 50,
+    topK: first.trace.candidates(0).tokens.length, // all that there are
     layer: 0,
     head: 0,
     averaged: false,
@@ -94,7 +95,7 @@ function showMeasured({ data, model, tokenizer }) {
   node.textContent =
     `The model is in this page, ${data.facts.parameters.toLocaleString("en")} weights in float16, and runs in plain JavaScript. ` +
     `Measured in this browser just now, over ${places} places x ${data.config.vocab_size} ${data.facts.unit}s: the largest difference of a logit ` +
-    `from jaxgpt's float32 is ${error.toFixed(4)}, and the first 50 ${data.facts.unit}s written without chance are ${greedy ? "the same" : "not the same"}.`;
+    `from jaxgpt's float32 is ${error.toFixed(4)}, and the first ${GREEDY} ${data.facts.unit}s written without chance are ${greedy ? "the same" : "not the same"}.`;
 }
 
 const VIEWS = {

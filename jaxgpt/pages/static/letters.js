@@ -2,7 +2,7 @@
 
 import { decodeArray } from "./arrays.js";
 import { drawing, element, named, percent, visible } from "./dom.js";
-import { walkable } from "./strip.js";
+import { walkable } from "./places.js";
 
 const PLANE_WIDTH = 640;
 const PLANE_HEIGHT = 460;

@@ -76,9 +76,8 @@ function sentence({ trace, pieces, at }, { tokenizer }, candidates, came) {
   return `After ${named(pieces[at])}, place ${at + 1} of ${pieces.length}, ${first}.${next}`;
 }
 
-function sliders({ store, data, model }) {
-  const { temperature, topK } = store.state;
-  const most = model ? data.config.vocab_size : 50;
+function sliders({ store }) {
+  const { temperature, topK: most } = store.state;
   return element(
     "div",
     { class: "sliders" },
@@ -90,7 +89,7 @@ function sliders({ store, data, model }) {
     ),
     slider(
       "Top-k",
-      { min: 1, max: most, step: 1, value: topK },
+      { min: 1, max: most, step: 1, value: most },
       (k) => (k === most ? "all" : String(k)),
       (k) => store.set({ topK: k }),
     ),
@@ -121,7 +120,7 @@ function writer(page) {
   );
   const again = element(
     "button",
-    { type: "button", click: () => page.type(page.data.prompt, true) },
+    { type: "button", click: () => page.type(page.data.prompt) },
     "Start again",
   );
   const toggle = () => (store.state.writing ? store.set({ writing: false }) : writeOn(page, note));

@@ -170,3 +170,8 @@ export function argmax(x, i = 0, n = x.length) {
   for (let k = 1; k < n; k++) if (x[i + k] > x[i + place]) place = k;
   return place;
 }
+
+/** The mean of numbers, one at least. */
+export function meanOf(values) {
+  return values.reduce((sum, x) => sum + x, 0) / values.length;
+}

@@ -1,6 +1,7 @@
 /** What is attention? From scores to weights in four steps, each of which can be switched off. */
 
 import { choice, element, slider, visible } from "./dom.js";
+import { meanOf } from "./ops.js";
 import { passageLosses } from "./trace.js";
 
 const PLACES = 8; // of the text, up to the cursor
@@ -163,7 +164,7 @@ export function meanLoss({ rungs, data, tokenizer }, rung, on) {
   ]);
   if (!measured.has(key)) {
     const { losses } = passageLosses(rungs[rung].model, tokenizer.encode(data.passage).tokens, on);
-    measured.set(key, losses.reduce((sum, x) => sum + x, 0) / losses.length);
+    measured.set(key, meanOf(losses));
   }
   return measured.get(key);
 }

@@ -1,6 +1,7 @@
 /** The text that the model reads, token by token; pointing at one, or the arrow keys, move the cursor. */
 
 import { element, visible } from "./dom.js";
+import { pointable, walkable } from "./places.js";
 
 /**
  * A line of tokens that follows the store's `trace` and `at`.
@@ -12,23 +13,13 @@ export function createStrip(store, tints = () => []) {
   const line = element("div", {
     class: "strip",
     role: "slider",
-    tabindex: "0",
     dir: "ltr",
     "aria-label": "Place in the text",
     "aria-valuemin": "1",
-    keydown: (event) => {
-      const to = moved(event.key, store.state.at, line.children.length);
-      if (to === null) return;
-      event.preventDefault();
-      store.set({ at: to });
-    },
   });
-  for (const kind of ["pointermove", "pointerdown"]) {
-    line.addEventListener(kind, (event) => {
-      const place = [...line.children].indexOf(event.target.closest("span"));
-      if (place >= 0) store.set({ at: place });
-    });
-  }
+  const go = (at) => store.set({ at });
+  pointable(line, go);
+  walkable(line, () => line.children.length, go, { at: () => store.state.at });
   store.watch(["trace"], ({ pieces }) => {
     line.replaceChildren(
       ...pieces.map((text) => element("span", {}, text === " " ? text : visible(text))),
@@ -48,29 +39,4 @@ export function createStrip(store, tints = () => []) {
     );
   });
   return line;
-}
-
-/** Where a key moves the cursor to among `length` places; null for other keys. */
-export function moved(key, at, length) {
-  const steps = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: length - 1 };
-  return key in steps ? Math.min(Math.max(steps[key], 0), length - 1) : null;
-}
-
-/**
- * Lets the arrow keys walk along the places of a node, as the mouse does.
- *
- * @param {Element} node
- * @param {() => number} count how many places there are
- * @param {(place: number) => void} tell called with each place that is walked to
- */
-export function walkable(node, count, tell) {
-  let at = -1;
-  node.setAttribute("tabindex", "0");
-  node.addEventListener("keydown", (event) => {
-    const to = moved(event.key, at, count());
-    if (to === null) return;
-    event.preventDefault();
-    at = to;
-    tell(to);
-  });
 }

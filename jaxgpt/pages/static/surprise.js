@@ -1,7 +1,8 @@
 /** Where is it surprised? The loss of each token of a text, as its colour. */
 
 import { debounced, element, named, percent, visible } from "./dom.js";
-import { walkable } from "./strip.js";
+import { meanOf } from "./ops.js";
+import { pointable, walkable } from "./places.js";
 import { passageLosses } from "./trace.js";
 
 const MOST_NATS = 6; // from here on the colour is as strong as it gets
@@ -36,12 +37,7 @@ export function showSurprise(root, page) {
     );
     about.textContent = "Point at a place to see what it expected there.";
   };
-  for (const kind of ["pointermove", "pointerdown"]) {
-    text.addEventListener(kind, (event) => {
-      const place = [...text.children].indexOf(event.target.closest("span"));
-      if (place >= 0) tell(place);
-    });
-  }
+  pointable(text, tell);
   walkable(text, () => text.children.length, tell);
   const given = page.model ? [own(page, show)] : [];
   root.append(
@@ -58,8 +54,7 @@ export function showSurprise(root, page) {
 /** The losses of a text: { pieces (T), losses (T - 1), likeliest (T - 1) }. */
 function judged({ model, tokenizer }, text) {
   const tokens = tokenizer.encode(text).tokens.slice(0, LONGEST);
-  const found =
-    tokens.length > 1 ? passageLosses(model, tokens, {}) : { losses: [], likeliest: [] };
+  const found = tokens.length > 1 ? passageLosses(model, tokens) : { losses: [], likeliest: [] };
   return { pieces: tokens.map((token) => tokenizer.text(token)), ...found };
 }
 
@@ -90,7 +85,7 @@ function shown(piece) {
 /** Names and values of what the losses say together. */
 function figures({ pieces, losses }, unit) {
   if (losses.length === 0) return [["a text of two characters at least", "–"]];
-  const mean = average([...losses]);
+  const mean = meanOf(losses);
   const begins = (i) => /\s$/u.test(pieces[i]) && /^\p{L}/u.test(pieces[i + 1]);
   const within = (i) => /\p{L}$/u.test(pieces[i]) && /^\p{L}/u.test(pieces[i + 1]);
   const of = (test) => [...losses].filter((_, i) => test(i));
@@ -99,13 +94,9 @@ function figures({ pieces, losses }, unit) {
     ["as uncertain as among equally likely", Math.exp(mean).toFixed(1)],
   ];
   if (unit !== "character" || !of(begins).length || !of(within).length) return rows;
-  rows.push(["first letters of words", average(of(begins)).toFixed(2)]);
-  rows.push(["letters within words", average(of(within)).toFixed(2)]);
+  rows.push(["first letters of words", meanOf(of(begins)).toFixed(2)]);
+  rows.push(["letters within words", meanOf(of(within)).toFixed(2)]);
   return rows;
-}
-
-function average(values) {
-  return values.reduce((sum, x) => sum + x, 0) / values.length;
 }
 
 function legend() {

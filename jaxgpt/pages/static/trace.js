@@ -22,7 +22,6 @@ import { likeliest } from "./sampling.js";
  * @property {(layer: number, t: number, n: number) => {token: number, p: number}[]} lens
  *   the n likeliest that the head sees after token t; layer 0 is the embeddings
  * @property {Float32Array} losses (T - 1) in nats: of each token but the first
- * @property {import("./model.js").Switches} switches
  */
 
 /**
@@ -48,8 +47,9 @@ export function liveTrace(model, tokenizer, tokens, switches = {}) {
     },
     attention: (layer, head) => attention[layer][head],
     lens: (layer, t, n) => likeliest(model.lens(streams[layer], t, switches), n),
-    losses: lossesOf(logits, V, tokens.slice(1)),
-    switches,
+    get losses() {
+      return lossesOf(logits, V, tokens.slice(1));
+    },
   };
 }
 
@@ -85,7 +85,6 @@ export function recordedTrace(recorded, vocabulary) {
       return ids.map((token, i) => ({ token, p: shares.data[first + i] }));
     },
     losses: Float32Array.from(losses),
-    switches: {},
   };
 }
 
