@@ -91,7 +91,7 @@ def test_every_view_is_drawn_from_disk_and_nothing_is_asked_of_a_network(page):
     assert page.locator("#attention .heads canvas").count() == 2
     assert page.locator("#lens tbody tr").count() == 2  # the embeddings, one layer
     assert page.locator("#learning .sample").inner_text()
-    until(page, "document.getElementById('measured').textContent.includes('the same')")
+    until(page, "document.getElementById('measured').textContent.includes('are the same')")
     painted = page.evaluate("""[...document.querySelectorAll("canvas")].map((canvas) =>
         canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((x) => x > 0))""")
     assert painted and all(painted)
