@@ -78,7 +78,7 @@ def main(preset: str = "cpu", changes: tuple[str, ...] = (), rounds: int = 5, js
             parts = timed("kept", updated, parts)
             checkpoints.wait()
             seconds["saved"].append(time.perf_counter() - began)
-            timed("checked", lambda i=i: [manifest.check(Path(folder, str(i)), name) for name in parts])
+            timed("checked", lambda i=i: [manifest.check(Path(folder, str(i)), name) for name in like])
             timed("read", checkpoints.restore, i, like)
     synced = seconds["synced"]
     seconds["synced"] = [files + folder for files, folder in zip(synced[::2], synced[1::2], strict=True)]

@@ -201,7 +201,7 @@ def test_train_tells_of_the_run_in_plain_text(trained):
     said = (trained / "said.txt").read_text("utf-8")
     for words in ("device", "dtype", "parameters", "text.txt", "runs/cpu, 2 steps", "val loss"):
         assert words in said
-    assert said.count("val loss") == 4  # before, after each update, and the best of them
+    assert said.count("val loss") == 3  # after each update, and the best of them
     assert said.endswith("\n    python sample.py --run runs/cpu --tokens 500\n    python -m jaxgpt.inside runs/cpu\n")
     assert "\x1b" not in said
 

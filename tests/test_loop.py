@@ -33,18 +33,18 @@ def test_the_trained_model_gives_logits(whole):
 
 def test_the_metrics_of_every_update_are_there_and_finite(whole, config):
     rows = whole.metrics
-    assert [row["step"] for row in rows] == list(range(9))
+    assert [row["step"] for row in rows] == list(range(1, 9))
     names = {"step", "train_loss", "learning_rate", "grad_norm", "step_seconds", "tokens_per_second"}
     assert [row["step"] for row in rows if names <= row.keys()] == list(range(1, 9))
-    assert [row["step"] for row in rows if "val_loss" in row] == [0, 4, 8]
+    assert [row["step"] for row in rows if "val_loss" in row] == [4, 8]
     assert [row["step"] for row in rows if "final_val_loss" in row] == [8]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     tokens = config.batch_size * config.model.block_size
-    assert all(row["tokens_per_second"] * row["step_seconds"] == pytest.approx(tokens) for row in rows[1:])
+    assert all(row["tokens_per_second"] * row["step_seconds"] == pytest.approx(tokens) for row in rows)
 
 
 def test_the_learning_rate_rises_then_falls_to_its_end(whole, config):
-    rates = [row["learning_rate"] for row in whole.metrics[1:]]
+    rates = [row["learning_rate"] for row in whole.metrics]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(config.learning_rate)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert config.min_learning_rate < rates[-1] < rates[2]
@@ -52,7 +52,7 @@ def test_the_learning_rate_rises_then_falls_to_its_end(whole, config):
 
 def test_rows_are_as_far_apart_as_asked(config, tmp_path):
     trained = jaxgpt.train(override(config, log_interval=3, eval_interval=5), out=tmp_path / "run", quiet=True)
-    assert [row["step"] for row in trained.metrics] == [0, 3, 5, 6, 8]
+    assert [row["step"] for row in trained.metrics] == [1, 3, 5, 6, 8]
 
 
 def test_a_run_leaves_its_config_and_a_picture(whole, config):
@@ -98,7 +98,7 @@ def test_a_resumed_run_remembers_its_best_loss_and_its_time(config, tmp_path, st
     jaxgpt.resume(tmp_path / "run", stop=Stop())
     shown = capsys.readouterr().out
     assert "going on after step 6" in shown
-    assert "Best val loss 2.0000, after step 0." in shown
+    assert "Best val loss 2.0000, after step 4." in shown
     assert "8 steps in 3 h" in shown  # one to each time it was saved
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_diverges_at_once_promises_no_checkpoint_and_leaves_json(conf
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=refuse) for line in lines]
-    assert [row["train_loss"] for row in rows[1:]] == [None, None]
+    assert [row["train_loss"] for row in rows] == [None, None]
 
 
 def test_a_run_goes_on_where_no_picture_can_be_drawn(config, whole, tmp_path, monkeypatch, capsys):
@@ -175,7 +175,7 @@ def test_a_call_ends_where_a_row_an_evaluation_or_the_run_does(config, tmp_path,
     run = jaxgpt.train(long, out=tmp_path / "run", quiet=True)
     assert calls[:3] == [(0, 1), (1, 1), (2, 3)]  # the first call is timed, while the second is on
     assert [step + n for step, n in calls] == [1, 2, 5, 8, 10, 15, 16, 20, 22]
-    assert [row["step"] for row in run.metrics] == [0, 5, 8, 10, 15, 16, 20, 22]
+    assert [row["step"] for row in run.metrics] == [1, 5, 8, 10, 15, 16, 20, 22]
 
 
 def test_how_many_steps_a_call_makes_changes_nothing(config, tmp_path, monkeypatch):

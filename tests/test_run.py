@@ -59,7 +59,7 @@ def test_without_a_path_the_newest_run_is_loaded(copy, trained):
 def test_a_run_is_found_from_another_folder(copy, monkeypatch):
     run = jaxgpt.load("runs/copy")
     monkeypatch.chdir("/")
-    assert [row["step"] for row in run.metrics] == [0, 1, 2]
+    assert [row["step"] for row in run.metrics] == [1, 2]
 
 
 def test_a_run_without_a_checkpoint_is_named(copy):

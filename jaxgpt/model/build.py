@@ -45,10 +45,16 @@ def init_params(config: ModelConfig, seed: int) -> Any:
     return params_of(build(config, seed))
 
 
-@cache  # to make one is to trace the whole initialisation; it never changes
+@cache  # to trace the initialisation takes a while, and nothing about it changes
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
+    """The model's structure, and its weights' shapes and types."""
+    model = nnx.eval_shape(lambda: build(config, 0))
+    return nnx.split(model)[0], params_of(model)
+
+
 def graph(config: ModelConfig) -> nnx.GraphDef:
     """The model without its weights."""
-    return nnx.split(nnx.eval_shape(lambda: build(config, 0)))[0]
+    return _abstract(config)[0]
 
 
 def merge(config: ModelConfig, params: Any) -> Any:
@@ -58,10 +64,9 @@ def merge(config: ModelConfig, params: Any) -> Any:
 
 def abstract_params(config: ModelConfig) -> Any:
     """The weights' shapes and types, as `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(lambda: init_params(config, 0))
+    return _abstract(config)[1]
 
 
-@cache
 def n_params(config: ModelConfig) -> int:
     """How many weights the model has."""
     return sum(x.size for x in jax.tree.leaves(abstract_params(config)))

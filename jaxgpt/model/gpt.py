@@ -137,12 +137,14 @@ class CausalSelfAttention(nnx.Module):
         """Queries, keys and values of `x` (B, T, C), whose first token is at position `start`: (B, T, H, D) each."""
         B, T, C = x.shape
         H = self.config.n_head
-        q, k, v = (part.reshape(B, T, H, C // H) for part in jnp.split(self.c_attn(x), 3, axis=-1))
+        qk, v = jnp.split(self.c_attn(x), [2 * C], axis=-1)
+        qk = qk.reshape(B, T, 2 * H, C // H)  # as what is done to the one is done to the other
         if self.config.qk_norm:
-            q, k = rms_norm(q), rms_norm(k)
+            qk = rms_norm(qk)
         if self.config.positions == "rotary":
-            q, k = (apply_rotary(part, start + jnp.arange(T), self.config.block_size) for part in (q, k))
-        return q, k, v
+            qk = apply_rotary(qk, start + jnp.arange(T), self.config.block_size)
+        q, k = jnp.split(qk, 2, axis=2)
+        return q, k, v.reshape(B, T, H, C // H)
 
     def weights(self, x: jax.Array) -> jax.Array:
         """How much each token of `x` (B, T, C) takes from itself and those before it: (B, H, T, T) in float32."""

@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ LONGEST_CAUSE = 200  # characters
 def write(folder: Path, tree: Any) -> None:
     """Writes a tree of numpy arrays as a new folder, whole or not at all. A tree without arrays needs none."""
     if jax.tree.leaves(tree):
+        ocp = _orbax()
         with _quiet, _plain(folder) as path:
             handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
             checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_alone())
@@ -56,6 +58,7 @@ def read(folder: Path, like: Any) -> Any:
         return like
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, f"it has no {folder.name}")
+    ocp = _orbax()
     with _quiet, _plain(folder) as path:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
         checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_alone())
@@ -91,16 +94,25 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _alone() -> "ocp.options.MultiprocessingOptions":
+@cache
+def _orbax() -> Any:
+    """Orbax, which takes a while to import, and which a run does not need before its first checkpoint."""
+    with _quiet:  # it gives the root logger a handler
+        import orbax.checkpoint
+    return orbax.checkpoint
+
+
+def _alone() -> Any:
     """Of several processes that train a run, each works alone here: otherwise Orbax would wait for all of them."""
+    ocp = _orbax()
     if not processes.several():
         return ocp.options.MultiprocessingOptions()
     this = jax.process_index()
     return ocp.options.MultiprocessingOptions(this, {this}, f"process-{this}")
 
 
-def _restore_args(leaf: Any) -> "ocp.RestoreArgs":
-    sharding = getattr(leaf, "sharding", None)
+def _restore_args(leaf: Any) -> Any:
+    ocp, sharding = _orbax(), getattr(leaf, "sharding", None)
     if sharding is None or not sharding.is_fully_addressable:
         return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
     return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
@@ -184,6 +196,3 @@ def _is_orphan(thing: Any) -> bool:
 
 
 _quiet = _Quiet()
-
-with _quiet:  # importing Orbax gives the root logger a handler
-    import orbax.checkpoint as ocp

@@ -63,7 +63,9 @@ class Report:
         self._print(Text(text))
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
-        """The progress line of a run."""
+        """The progress line of a run; after the first update, a line that stays."""
+        if row["step"] == 1:
+            self._print(Text(f"step {1:>5}  train loss {row['train_loss']:.4f}"))
         self.progress(progress_parts(row, max_steps), row["step"] / max_steps)
 
     def progress(self, parts: list[str], done: float) -> None:

@@ -176,7 +176,8 @@ class Loop:
 
     def run(self, state: TrainState, at: int, train_steps: Future[feed.TrainSteps], checkpoints: Checkpoints) -> Run:
         """From step `at` to the end."""
-        if at == 0 and not self.asked_to_stop():
+        # Fresh weights know nothing, and the first update tells their loss: they are not evaluated.
+        if at == 0 and self.config.init_from and not self.asked_to_stop():
             self.add_row({"step": 0} | self.evaluation(state, 0))
         state = self.train(state, at, self.compiled(train_steps), checkpoints)
         self.verify(checkpoints, state)
@@ -232,9 +233,10 @@ class Loop:
         return row | ({"loss_scale": loss_scale} if self.dtype == jnp.float16 else {})
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """To metrics.jsonl, if it has losses or it is this step's turn; otherwise to the progress line alone."""
+        """To metrics.jsonl, if it is the first, has losses, or it is this step's turn; otherwise to the progress line
+        alone."""
         evaluated = "val_loss" in row
-        if evaluated or row["step"] % self.config.log_interval == 0:
+        if evaluated or row["step"] == 1 or row["step"] % self.config.log_interval == 0:
             if processes.is_first():
                 self.folder.append_row(row)
             self.pacer.restart(row["step"])

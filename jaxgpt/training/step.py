@@ -5,7 +5,7 @@ rest.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jaxgpt.device import collectives, precision, sharding
 from jaxgpt.device.mesh import FSDP
 from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
+from jaxgpt.model.ops import cpu_barrier
 from jaxgpt.model.protocol import STREAM
 from jaxgpt.training import optimizer
 
@@ -59,6 +60,7 @@ def placement(config: TrainConfig) -> Placement:
     return sharding.for_training(c.batch_size, m.block_size, build.n_params(m), c.micro_batches, c.mesh)
 
 
+@partial(jax.jit, static_argnums=(0, 1))  # so that it is traced once, for the state's shapes and for the state
 def init_state(config: TrainConfig, dtype: jnp.dtype, params: Any = None) -> TrainState:
     """The state before the first step; with `params`, from these weights."""
     params = build.init_params(config.model, config.seed) if params is None else params
@@ -96,7 +98,6 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     def update(state: TrainState, inputs: jax.Array, targets: jax.Array, key: jax.Array):
         scale = state.loss_scale.factor
         loss, grads = loss_and_grads(state.params, inputs, targets, key, scale)
-        grads = jax.tree.map(lambda g: g / scale, grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
 
@@ -117,7 +118,8 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
 def _make_loss_and_grads(
     graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement, param_specs: Any, remat: bool
 ) -> Callable:
-    """`loss_and_grads(params, inputs, targets, key, scale)`: the mean loss, and the gradients of `scale` times it."""
+    """`loss_and_grads(params, inputs, targets, key, scale)`: the mean loss and its gradients, which are computed of
+    `scale` times it."""
     n = placement.micro_batches
 
     def loss_fn(params, x, y, key, scale):
@@ -138,13 +140,13 @@ def _make_loss_and_grads(
 
         if n == 1:
             (_, loss), grads = gradients(params, x, y, key, scale)
-            mean = loss, grads
         else:  # one micro-batch after another
             parts = (x.reshape(n, -1, x.shape[1]), y.reshape(n, -1, y.shape[1]), jax.random.split(key, n))
             zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-            total, _ = jax.lax.scan(add, zeros, parts)
-            mean = jax.tree.map(lambda t: t / n, total)
-        return collectives.average(mean, placement, (P(), param_specs))
+            (loss, grads), _ = jax.lax.scan(add, zeros, parts)
+        # The barrier: else what uses a gradient differs by its place among those that were sent, and compiles for longer.
+        loss, grads = cpu_barrier(collectives.average((loss, grads), placement, (P(), param_specs)))
+        return loss / n, jax.tree.map(lambda g: g / (n * scale), grads)
 
     in_specs = param_specs, P(ROWS), P(ROWS), P(), P()
     return collectives.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
