@@ -28,7 +28,7 @@ def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
     jaxgpt.setup()
     config, float32 = jaxgpt.preset(preset, vocab_size=65), np.dtype("float32")
     placement = step.placement(config)
-    text = jax.device_put(train_step.random_text(), placement.replicated)
+    text = feed.Text(jax.device_put(train_step.random_text(), placement.replicated))
     shardings = step.shardings(config, float32, placement)
     state = jax.jit(lambda: step.init_state(config, float32), out_shardings=shardings)()
     loop = feed.device_loop(config, float32, placement).lower(state, text, np.int32(1)).compile()

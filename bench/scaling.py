@@ -52,7 +52,7 @@ def compiled_step(config: Any, devices: list[Any]):
     dtype, _ = precision.choose(c.dtype, devices[0])
     state = step.abstract_state(c, dtype, placement)
     text = jax.ShapeDtypeStruct((TEXT_TOKENS,), np.uint16, sharding=placement.replicated)
-    return feed.device_loop(c, dtype, placement).lower(state, text, np.int32(1)).compile(), placement
+    return feed.device_loop(c, dtype, placement).lower(state, feed.Text(text), np.int32(1)).compile(), placement
 
 
 def figures(config: Any, devices: list[Any], target: Target, verbose: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def training(config: Any, devices: list[Any]) -> Iterator[tuple[str, Any]]:
     shaped = partial(jax.ShapeDtypeStruct, dtype=np.int32)
 
     text = jax.ShapeDtypeStruct((TEXT_TOKENS,), np.uint16, sharding=placement.replicated)
-    yield STEP, feed.device_loop(c, dtype, placement).lower(state, text, np.int32(1))
+    yield STEP, feed.device_loop(c, dtype, placement).lower(state, feed.Text(text), np.int32(1))
     windows = jax.ShapeDtypeStruct((c.batch_size, m.block_size + 1), np.uint16, sharding=placement.batch)
     yield HOST_STEP, feed.host_step(c, dtype, placement).lower(state, windows)
     shardings = step.shardings(config, dtype, placement)

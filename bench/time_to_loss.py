@@ -6,6 +6,7 @@ GPU, `speedrun-t4` beside its config/train_shakespeare_char.py.
 Seconds are those of the whole command, from the start of Python: importing, compiling (with an empty cache), evaluating
 and writing samples count. Every loss is one of the whole validation split, counted after the race: nanoGPT's of the
 checkpoints that its train.py saved; ours of a second run with the same seed, which has the same weights at every step.
+Neither is as quick as counting the text's n-grams, which is timed, too (without the start of Python).
 nanoGPT is read from a clone of your own, and needs PyTorch and requests.
 """
 
@@ -21,6 +22,7 @@ import race
 import tyro
 
 from jaxgpt import presets
+from jaxgpt.counting import Counts
 from jaxgpt.data import batches, corpus
 from jaxgpt.data.tokenizer import CharTokenizer
 from jaxgpt.runs.folder import RunFolder
@@ -39,6 +41,7 @@ RECIPES = {  # by PyTorch's device: our preset, and what it is raced against
     ),
 }
 
+ORDER = 7  # of the n-grams that are counted: the best of tiny Shakespeare's
 Curve = list[tuple[float, float]]  # seconds, loss of the whole validation split
 
 
@@ -118,13 +121,22 @@ def run_ours(text: Path, folder: Path, preset: str) -> tuple[Curve, float]:
     return [(times[row["step"]], row["val_loss"]) for row in RunFolder(counted).rows() if "val_loss" in row], seconds
 
 
+def count(text: str) -> tuple[float, float]:
+    """The seconds that counting takes, and its loss over the validation split."""
+    tokenizer = CharTokenizer.train(text)
+    train, validation = batches.split(tokenizer.encode(text))
+    began = time.perf_counter()
+    counts = Counts(train, ORDER, tokenizer.vocab_size)
+    return time.perf_counter() - began, counts.losses(validation).mean().item()
+
+
 def first_below(curve: Curve, loss: float) -> float | None:
     """Seconds of the first point at `loss` or better."""
     return next((seconds for seconds, value in curve if value <= loss), None)
 
 
-def plot(path: Path, curves: dict[str, Curve], target: float, title: str) -> None:
-    """Both curves in one picture."""
+def plot(path: Path, curves: dict[str, Curve], target: float, counted: tuple[float, float], title: str) -> None:
+    """Both curves in one picture, and what counting reaches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
@@ -132,6 +144,8 @@ def plot(path: Path, curves: dict[str, Curve], target: float, title: str) -> Non
     for (name, curve), color in zip(curves.items(), ("#d95f02", "#08519c"), strict=True):
         axes.plot(*zip(*curve, strict=True), color=color, marker="o", markersize=3, label=name)
     axes.axhline(target, color="#888888", linestyle=":", linewidth=1)
+    seconds, loss = counted
+    axes.axhline(loss, color="#666666", linestyle="--", linewidth=1, label=f"counting {ORDER}-grams, {seconds:.1f} s")
     axes.set(title=title, xlabel="seconds since the command was started", ylabel="loss over the validation split")
     axes.set(xlim=(0, None), ylim=(None, 2.6))
     axes.grid(alpha=0.3)
@@ -172,16 +186,19 @@ def main(
             theirs, their_end = run_nanogpt(clone, text, folder, recipe)
             print(f"{preset} ...", file=sys.stderr)
             mine, my_end = run_ours(text, folder, preset)
+            counted = count(text.read_text("utf-8"))
         races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
     found = [summary(r, target) for r in races]
     middle = {name: race.median([f[name] for f in found]) for name in found[0]}
     table = [(name, f"{middle[name]:.3f}", *(f"{f[name]:.3f}" for f in found)) for name in middle]
     headings = ("", "median", *(f"round {i + 1}" for i in range(rounds)))
     title = f"`{preset}` reaches {middle['target loss']:.3f} {middle['ratio']:.1f} times as fast as nanoGPT its best, "
-    race.report(title + f"on {Path(data).name}", headings, table, {"figures": found, "races": races}, figures)
+    more = {"figures": found, "races": races, "counted": counted}
+    race.report(title + f"on {Path(data).name}", headings, table, more, figures)
+    print(f"Counting {ORDER}-grams: a loss of {counted[1]:.4f} after {counted[0]:.2f} s.")
     if picture is not None:
         curves = {f"nanoGPT, {whose}": races[0]["nanogpt"], f"python train.py --preset {preset}": races[0]["ours"]}
-        plot(picture, curves, found[0]["target loss"], race.machine()["processor"])
+        plot(picture, curves, found[0]["target loss"], counted, race.machine()["processor"])
 
 
 def summary(r: dict[str, Any], target: float | None) -> dict[str, float]:

@@ -100,6 +100,10 @@ class TrainConfig(Plain):
     replacement: bool = True
     """Whether windows are drawn with replacement, as in nanoGPT. Without, each pass over the text has every window
     once, in another order."""
+    soft_targets: Share = 0.0
+    """Share of the loss that is against what n-grams of the rest of the text predict, instead of against the next token
+    alone (soft targets, https://arxiv.org/abs/1503.02531). For characters and bytes: elsewhere they are left out, and
+    a line says so."""
     micro_batches: CountOrZero = 0
     """Parts that a device cuts its share of a batch into and works through one by one: the same update with less
     memory. 0 chooses by the device: what stays near a CPU's cache, or what fills a GPU."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgpt.errors import UserError
 
 LARGEST = 2**63  # an n-gram is one number in base V, which has to be below
+PARTS = 10  # of a text, each of which is judged by the others
 
 
 class Grams(NamedTuple):
@@ -44,7 +45,7 @@ class Counts:
         if len(tokens) < order:
             raise UserError(f"a text of {len(tokens)} tokens has no n-grams of {order}")
         self.order, self.vocab_size = order, vocab_size
-        self._tables = [_table(*counted, vocab_size) for counted in _counted(tokens, order, vocab_size)]
+        self._tables = _tables(*np.unique(_longest(tokens, order, vocab_size), return_counts=True), order, vocab_size)
 
     def probabilities(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """How likely each of `tokens` (M,) is after its row of `contexts` (M, C), the nearest last, -1 where there is
@@ -81,16 +82,75 @@ class Counts:
         return np.asarray(text[len(prompt) :])
 
 
-def _counted(tokens: np.ndarray, order: int, vocab_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The n-grams of every length from 1 to `order`, and their counts. Of the longest, how often each occurs; of the
-    others, after how many different tokens: "Francisco" is frequent, but after one word alone."""
+class HeldOut:
+    """What the counts of the rest of a text predict at each of its places: targets for a model that learns that text.
+
+    The text is cut into `PARTS`, and a part is judged by the n-grams that end in the others: by those that end in the
+    part itself, every place would look certain. Places of a part with the same context share a row of the table.
+
+    Args:
+        tokens: (N,) the text.
+        vocab_size: V, small, as the table has a column for each token.
+        order: length of the n-grams.
+    """
+
+    def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 6):
+        self.order, self.vocab_size = order, vocab_size
+        padded = np.concatenate([np.zeros(order - 1, np.int64), tokens])  # at the start, as if token 0 came before
+        self._grams = _longest(padded, order, vocab_size)  # (N,)
+        self._part = np.arange(len(tokens)) * PARTS // len(tokens)
+        contexts = self._part * vocab_size ** (order - 1) + self._grams // vocab_size
+        self._contexts, rows = np.unique(contexts, return_inverse=True)
+        self.rows: np.ndarray = rows.astype(np.int32)
+        """(N,) where in the table the prediction of each token is."""
+        self.shape = (len(self._contexts), vocab_size)
+        """(R, V) of the table, known before it is there."""
+
+    def table(self) -> np.ndarray:
+        """The probability of each next token, (R, V) float32."""
+        grams, index = np.unique(self._grams, return_inverse=True)
+        counts, found = np.bincount(index), []
+        part_of_row, contexts = np.divmod(self._contexts, self.vocab_size ** (self.order - 1))
+        for part in range(PARTS):
+            others = counts - np.bincount(index[self._part == part], minlength=len(grams))
+            tables = _tables(grams[others > 0], others[others > 0], self.order, self.vocab_size)
+            found.append(_distributions(tables, contexts[part_of_row == part], self.vocab_size))
+        return np.concatenate(found)
+
+
+def _longest(tokens: np.ndarray, order: int, vocab_size: int) -> np.ndarray:
+    """The n-gram that ends at each token of a text (N,) but the first few: (N - order + 1,) int64."""
     tokens = np.asarray(tokens, np.int64)
-    n = len(tokens) - order + 1
-    numbers = sum(tokens[order - 1 - back : order - 1 - back + n] * vocab_size**back for back in range(order))
-    found = [np.unique(numbers, return_counts=True)]
+    grams = np.lib.stride_tricks.sliding_window_view(tokens, order)
+    return grams @ (vocab_size ** np.arange(order - 1, -1, -1, dtype=np.int64))
+
+
+def _tables(numbers: np.ndarray, counts: np.ndarray, order: int, vocab_size: int) -> list[Grams]:
+    """What is known of the n-grams of every length from 1 to `order`, from the longest (G,) and their counts (G,).
+
+    Of the longest, the counts say how often each occurs; of the others, after how many different tokens: "Francisco" is
+    frequent, but after one word alone.
+    """
+    found = [(numbers, counts)]
     for length in range(order - 1, 0, -1):
         found.append(np.unique(found[-1][0] % vocab_size**length, return_counts=True))
-    return found[::-1]
+    return [_table(*counted, vocab_size) for counted in found[::-1]]
+
+
+def _distributions(tables: list[Grams], contexts: np.ndarray, vocab_size: int) -> np.ndarray:
+    """The probability of every next token after each of the `contexts` (K,), sorted, of as many tokens as `tables` has
+    lengths beyond the first: (K, V) float32."""
+    *shorter, table = tables
+    if shorter:
+        ends, place = np.unique(contexts % vocab_size ** (len(shorter) - 1), return_inverse=True)
+        p = _distributions(shorter, ends, vocab_size)[place]
+    else:
+        p = np.full((len(contexts), vocab_size), 1 / vocab_size, np.float32)
+    known, place = _find(table.contexts, contexts)
+    p *= np.where(known, table.rest[place], 1).astype(np.float32)[:, None]
+    wanted, row = _find(contexts, table.numbers // vocab_size)
+    p[row[wanted], table.numbers[wanted] % vocab_size] += table.shares[wanted].astype(np.float32)
+    return p
 
 
 def _table(numbers: np.ndarray, counts: np.ndarray, vocab_size: int) -> Grams:

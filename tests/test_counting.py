@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from jaxgpt.counting import Counts
+from jaxgpt.counting import Counts, HeldOut
 from jaxgpt.errors import UserError
 
 V, ORDER = 30, 3
@@ -13,9 +13,11 @@ TEXT = np.minimum(np.random.default_rng(0).geometric(0.15, 2000) - 1, V - 2)  # 
 COUNTS = Counts(TEXT, ORDER, V)
 
 
-def slowly(text, order, vocab_size, context, token) -> float:
-    """Chen and Goodman's equations, n-gram by n-gram; `context` has the nearest token last."""
-    grams = Counter(tuple(text[i : i + order]) for i in range(len(text) - order + 1))
+def slowly(text, order, vocab_size, context, token, left_out=range(0)) -> float:
+    """Chen and Goodman's equations, n-gram by n-gram; `context` has the nearest token last. What ends at a place of
+    `left_out` does not count."""
+    ends = (end for end in range(order, len(text) + 1) if end - 1 not in left_out)
+    grams = Counter(tuple(text[end - order : end]) for end in ends)
     p = 1 / vocab_size
     for length in range(1, min(order, len(context) + 1) + 1):
         longer, counts = set(grams), dict(grams)
@@ -77,3 +79,22 @@ def test_what_is_written_is_a_function_of_the_seed_and_begins_after_the_prompt()
 def test_an_order_that_cannot_be_counted_is_told(order, text, told):
     with pytest.raises(UserError, match=told):
         Counts(text, order, V)
+
+
+@pytest.mark.parametrize("place", [0, 1, 150, 199, 200, 1234, 1999])
+def test_a_place_is_judged_by_what_ends_in_the_other_tenths(place):
+    held_out = HeldOut(TEXT, V, ORDER)
+    text = [0, 0, *TEXT]  # as if the first token came before
+    tenth = place // 200
+    left_out = range(2 + 200 * tenth, 2 + 200 * (tenth + 1))
+    context = tuple(text[place : place + 2])
+    expected = [slowly(text, ORDER, V, context, token, left_out) for token in range(V)]
+    table = held_out.table()
+    assert table.shape == held_out.shape
+    np.testing.assert_allclose(table[held_out.rows[place]], expected, rtol=1e-5)
+
+
+def test_what_a_text_says_but_once_is_not_known_from_itself():
+    text = np.concatenate([TEXT, [V - 1, 3, V - 1]])  # the only places with the last token
+    held_out = HeldOut(text, V, ORDER)
+    assert held_out.table()[held_out.rows[-1], V - 1] < 2 / V

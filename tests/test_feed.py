@@ -7,6 +7,8 @@ import toy
 from toy import CONFIG, F32, TABLE, assert_near, assert_same, differ
 
 from jaxgpt.config import TrainConfig, override
+from jaxgpt.counting import HeldOut
+from jaxgpt.data import batches
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.training import feed
 
@@ -18,7 +20,7 @@ DROPPING = override(CONFIG, dropout=0.5)
 def updates_that_tell(monkeypatch):
     """Updates that train nothing: their metrics are the inputs, the targets and the key that they were given."""
 
-    def update(state, inputs, targets, key):
+    def update(state, inputs, targets, key, soft=None):
         return state._replace(step=state.step + 1), (inputs, targets, jax.random.key_data(key))
 
     monkeypatch.setattr(feed, "make_update", lambda config, dtype, placement: update)
@@ -132,7 +134,7 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
     straight, each = toy.run(DROPPING, 6)
     state, metrics = toy.init_state(DROPPING), []
     for n in (1, 3, 2):
-        state, last = toy.loop(DROPPING)(state, toy.TEXT, np.int32(n))
+        state, last = toy.loop(DROPPING)(state, feed.Text(toy.TEXT), np.int32(n))
         metrics.append(last)
     assert_same(state, straight)
     assert_same(metrics, [each[i] for i in (0, 3, 5)])
@@ -140,7 +142,9 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
 
 def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_and_device(caplog):
     loop, on = feed.device_loop(TABLE, F32, toy.placement()), toy.placement()
-    text, state, *ns = jax.device_put((toy.TEXT, toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.replicated)
+    text, state, *ns = jax.device_put(
+        (feed.Text(toy.TEXT), toy.init_state(TABLE), *np.int32([1, 2, 5, 3])), on.replicated
+    )
     with toy.compilations(caplog) as first:
         state, _ = loop(state, text, ns[0])
     with toy.compilations(caplog) as later:
@@ -152,7 +156,7 @@ def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_
         for n in ns:
             state, _ = loop(state, text, n)
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):  # else the guard guards nothing here
-            loop(state, toy.TEXT, n)
+            loop(state, feed.Text(toy.TEXT), n)
 
 
 def test_a_batch_is_sent_from_the_host_on_purpose(updates_that_tell):
@@ -169,3 +173,17 @@ def test_the_old_state_is_used_up(feeder, updates_that_tell):
     state, _ = feeder(CONFIG, F32, toy.placement(), toy.TEXT)(old, 0, 2)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.params, old.opt_state)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_soft_targets_are_those_of_the_targets_places(monkeypatch):
+    def update(state, inputs, targets, key, soft=None):
+        return state._replace(step=state.step + 1), (targets, soft)
+
+    monkeypatch.setattr(feed, "make_update", lambda config, dtype, placement: update)
+    config = override(CONFIG, soft_targets=0.5)
+    held_out = HeldOut(toy.TEXT, 13)
+    predicted = held_out.table()[held_out.rows]  # (N, V)
+    ((targets, soft),) = told(feed.from_device, config, toy.TEXT, [3])
+    windows = batches.host_batch(config.seed, 3, np.arange(len(toy.TEXT)), 4, 8)
+    assert_same(targets, toy.TEXT[windows[:, 1:]])
+    assert_same(soft, predicted[windows[:, 1:]])

@@ -16,7 +16,7 @@ from jaxgpt.data import batches
 from jaxgpt.evaluation import make_evaluate
 from jaxgpt.model import build
 from jaxgpt.model import loss as losses
-from jaxgpt.training import optimizer, step
+from jaxgpt.training import feed, optimizer, step
 
 GOLDEN = override(CONFIG, qkv_bias=True)
 
@@ -266,6 +266,42 @@ def test_what_is_computed_again_for_the_gradient_need_not_be_kept():
     deep = override(CONFIG, n_layer=4, n_embd=64, batch_size=32)
     again = override(deep, remat=True)
     assert_near(*(toy.run(config, 2)[0].params for config in (again, deep)), 1e-6)
-    given = toy.init_state(deep), toy.TEXT, np.int32(1)
+    given = toy.init_state(deep), feed.Text(toy.TEXT), np.int32(1)
     kept, little = (toy.loop(c).lower(*given).compile().memory_analysis().temp_size_in_bytes for c in (deep, again))
     assert little < 0.6 * kept, (little, kept)
+
+
+# Soft targets
+
+SOFT = override(CONFIG, soft_targets=0.5)
+
+
+def one_hot(targets):
+    return jax.nn.one_hot(targets, 13)
+
+
+def test_soft_targets_that_are_certain_of_the_targets_are_the_targets():
+    inputs, targets = toy.batch()
+    soft, plain = toy.update(SOFT), toy.update()
+    found, metrics = soft(toy.init_state(), inputs, targets, KEY, one_hot(targets))
+    expected, expected_metrics = plain(toy.init_state(), inputs, targets, KEY)
+    assert_near(found.params, expected.params, 1e-6)
+    assert_near(metrics, expected_metrics, 1e-5)
+
+
+def test_soft_targets_get_their_share_of_the_gradient_and_none_of_the_loss():
+    inputs, targets = toy.batch()
+    other = (targets + 1) % 13
+    start, updates = toy.init_state(TABLE), [toy.update(override(TABLE, soft_targets=share)) for share in (0.5, 1.0)]
+    half, whole = (update(start, inputs, targets, KEY, one_hot(other)) for update in updates)
+    plain, learnt = (toy.update(TABLE)(start, inputs, wanted, KEY) for wanted in (targets, other))
+    assert_near(whole[0].params, learnt[0].params, 1e-6)
+    assert differ(half[0].params, whole[0].params)
+    assert float(half[1].loss) == float(whole[1].loss) == pytest.approx(float(plain[1].loss))
+
+
+def test_soft_targets_are_shared_among_devices_and_micro_batches():
+    given = *toy.batch(), KEY, one_hot((toy.batch()[1] + 1) % 13)
+    whole, _ = toy.update(SOFT)(toy.init_state(), *given)
+    parts, _ = toy.update(SOFT, F32, toy.placement(2, 2))(toy.init_state(CONFIG, F32, toy.placement(2, 2)), *given)
+    assert_near(parts.params, whole.params, 1e-5)

@@ -298,6 +298,37 @@ def test_the_shortest_text_has_a_window_and_the_target_of_its_last_token_to_vali
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"tokenizer": "bpe", "vocab_size": 300}, "no soft targets: they are for characters and bytes"),
+        ({"replacement": False}, "no soft targets: they are for windows that are drawn with `replacement`"),
+        ({"remat": True}, "no soft targets: they do not go with `remat`"),
+        ({}, "no soft targets: they might take 0.0 GB for this text"),
+    ],
+    ids=["byte pairs", "without replacement", "remat", "large"],
+)
+def test_where_no_soft_targets_can_be_a_run_says_so_and_has_none(changes, said, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "SOFT_TARGETS", 2**29 if changes else 1000)
+    config = override(config, max_steps=1, eval_interval=1, **changes)
+    run = jaxgpt.train(override(config, soft_targets=0.5), out=tmp_path / "run")
+    assert capsys.readouterr().out.startswith(f"{said}\n\n")
+    assert run.config.soft_targets == 0
+    assert_same_weights(run, jaxgpt.train(config, out=tmp_path / "other", quiet=True))
+
+
+def test_an_interrupted_run_with_soft_targets_goes_on_bit_for_bit(config, tmp_path, stop_after):
+    soft = override(config, soft_targets=0.5)
+    whole = jaxgpt.train(soft, out=tmp_path / "whole", quiet=True)
+    with pytest.raises(Interrupted):
+        jaxgpt.train(soft, out=tmp_path / "run", quiet=True, stop=stop_after(3))
+    with pytest.raises(UserError, match="no soft targets: they do not go with `remat`"):
+        jaxgpt.resume(tmp_path / "run", quiet=True, remat=True)
+    run = jaxgpt.resume(tmp_path / "run", quiet=True)
+    assert_same_weights(run, whole)
+    assert untimed(run.metrics) == untimed(whole.metrics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
         ({"vocab_size": 7}, "`vocab_size` is 7, but the text has [0-9]+ different characters"),
         ({"architecture": "gtp"}, "no `architecture` 'gtp': did you mean 'gpt'"),
         ({"tokenizer": "chars"}, "'chars': did you mean 'char'"),

@@ -56,7 +56,7 @@ def run(config: TrainConfig, steps: int, dtype=F32, on: Placement | None = None)
     """The state after so many updates from the start, and the metrics of each."""
     state, metrics = init_state(config, dtype, on), []
     for _ in range(steps):
-        state, last = loop(config, dtype, on)(state, TEXT, np.int32(1))
+        state, last = loop(config, dtype, on)(state, feed.Text(TEXT), np.int32(1))
         metrics.append(last)
     return state, metrics
 

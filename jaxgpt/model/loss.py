@@ -27,6 +27,11 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
+def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array) -> jax.Array:
+    """The loss in nats against a whole distribution: (..., V) both to (...)."""
+    return jax.nn.logsumexp(logits, axis=-1) - (probabilities * logits).sum(-1)
+
+
 def token_losses(head: Head, weights: Any, x: jax.Array, targets: jax.Array, vocab_size: int) -> jax.Array:
     """Each target's loss, (B, T), from what the head reads, `x` (B, T, C)."""
     n = _part(targets.size, vocab_size)

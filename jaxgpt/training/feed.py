@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Sharding
 
 from jaxgpt.config import TrainConfig
+from jaxgpt.counting import HeldOut
 from jaxgpt.data import batches
 from jaxgpt.data.token_files import Tokens
 from jaxgpt.device import backend, memory, sharding
 from jaxgpt.device.sharding import Placement
+from jaxgpt.threads import in_thread
 from jaxgpt.training.step import Metrics, TrainState, abstract_state, make_update, shardings
 
 DEVICE_TEXT_BYTES = 2**30  # of a text that every device can hold a copy of
@@ -34,6 +36,17 @@ class TrainSteps(NamedTuple):
         return self.run(state, step, n)
 
 
+class Text(NamedTuple):
+    """A training text on the devices, each of which holds all of it."""
+
+    tokens: jax.Array
+    """(N,)"""
+    rows: Any = None
+    """With soft targets: (N,) the row of `soft` for each token."""
+    soft: Any = None
+    """With soft targets: (R, V) distributions of the next token, see `HeldOut`."""
+
+
 def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
     """`train_steps` for the training text `tokens` (N,), compiled. The text goes to the devices if it fits, and if
     windows are drawn with replacement: the other order is the host's."""
@@ -46,25 +59,38 @@ def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placem
 
 def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
     """Every device holds the text, and draws the batch from it; `n` may change without compiling anew."""
-    text = sharding.put(tokens, placement.replicated)
+    put = partial(sharding.put, sharding=placement.replicated)
+    text, table = Text(put(tokens)), None
+    if config.soft_targets:
+        counts = HeldOut(tokens, config.model.vocab_size)
+        table = in_thread(counts.table)  # is counted while the program is compiled
+        soft = jax.ShapeDtypeStruct(counts.shape, np.float32, sharding=placement.replicated)
+        text = Text(text.tokens, put(counts.rows), soft)
     state = abstract_state(config, dtype, placement)
     program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
+    if table is not None:
+        text = text._replace(soft=put(table.result()))
     return TrainSteps(lambda state, step, n: program(state, text, np.int32(n)), memory.of_program(program, placement))
 
 
 def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
-    """The jitted `loop(state, tokens, n)`, `tokens` (N,) the training text and `n` the number of updates."""
+    """The jitted `loop(state, text, n)`, `text` the training text on the devices and `n` the number of updates."""
     update = make_update(config, dtype, placement)
+    B, T = config.batch_size, config.model.block_size
 
     @jax.jit  # traced once for both its uses
-    def train_step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, text: Text) -> tuple[TrainState, Metrics]:
         batch_key, dropout_key = batches.step_keys(config.seed, state.step)
-        windows = batches.random_windows(batch_key, tokens, config.batch_size, config.model.block_size)
-        return update(state, *batches.inputs_and_targets(windows), dropout_key)
+        inputs, targets = batches.inputs_and_targets(batches.random_windows(batch_key, text.tokens, B, T))
+        soft = None
+        if text.rows is not None:
+            _, rows = batches.inputs_and_targets(batches.random_windows(batch_key, text.rows, B, T))
+            soft = text.soft[rows]  # (B, T, V)
+        return update(state, inputs, targets, dropout_key, soft)
 
-    def loop(state: TrainState, tokens: jax.Array, n: jax.Array) -> tuple[TrainState, Metrics]:
-        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train_step, state, tokens)[1])
-        return jax.lax.fori_loop(0, n, lambda _, before: train_step(before[0], tokens), (state, metrics))
+    def loop(state: TrainState, text: Text, n: jax.Array) -> tuple[TrainState, Metrics]:
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train_step, state, text)[1])
+        return jax.lax.fori_loop(0, n, lambda _, before: train_step(before[0], text), (state, metrics))
 
     return _jit(loop, config, dtype, placement, placement.replicated, placement.replicated)
 

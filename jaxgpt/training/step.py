@@ -19,6 +19,7 @@ from jaxgpt.device import collectives, precision, sharding
 from jaxgpt.device.mesh import FSDP
 from jaxgpt.device.sharding import ROWS, Placement
 from jaxgpt.model import build
+from jaxgpt.model.loss import cross_entropy, soft_cross_entropy
 from jaxgpt.model.ops import cpu_barrier
 from jaxgpt.model.protocol import STREAM
 from jaxgpt.training import optimizer
@@ -51,7 +52,7 @@ class Metrics(NamedTuple):
     total_skipped: jax.Array  # since the first step
 
 
-Update = Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+Update = Callable[..., tuple[TrainState, Metrics]]
 
 
 def placement(config: TrainConfig) -> Placement:
@@ -85,19 +86,20 @@ def _shapes(config: TrainConfig, dtype: jnp.dtype) -> TrainState:
 
 
 def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Update:
-    """`update(state, inputs, targets, key) -> (state, metrics)`, pure and not compiled yet.
+    """`update(state, inputs, targets, key, soft=None) -> (state, metrics)`, pure and not compiled yet.
 
-    `inputs` and `targets` are (B, T) int32, to be shared among the devices of `placement`; `key` is of the dropout.
+    `inputs` and `targets` are (B, T) int32, to be shared among the devices of `placement`; `key` is of the dropout;
+    `soft` are the soft targets (B, T, V) of a config that has a share for them.
     """
     graphdef = build.graph(config.model)
     tx = optimizer.build(config, placement.mesh)
     schedule = optimizer.learning_rate(config)
     specs = placement.specs(build.abstract_params(config.model))
-    loss_and_grads = _make_loss_and_grads(graphdef, dtype, placement, specs, config.remat)
+    loss_and_grads = _make_loss_and_grads(graphdef, config, dtype, placement, specs)
 
-    def update(state: TrainState, inputs: jax.Array, targets: jax.Array, key: jax.Array):
+    def update(state: TrainState, inputs: jax.Array, targets: jax.Array, key: jax.Array, soft: Any = None):
         scale = state.loss_scale.factor
-        loss, grads = loss_and_grads(state.params, inputs, targets, key, scale)
+        loss, grads = loss_and_grads(state.params, (inputs, targets, soft), key, scale)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
 
@@ -116,21 +118,26 @@ def make_update(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
 
 
 def _make_loss_and_grads(
-    graphdef: nnx.GraphDef, dtype: jnp.dtype, placement: Placement, param_specs: Any, remat: bool
+    graphdef: nnx.GraphDef, config: TrainConfig, dtype: jnp.dtype, placement: Placement, param_specs: Any
 ) -> Callable:
-    """`loss_and_grads(params, inputs, targets, key, scale)`: the mean loss and its gradients, which are computed of
-    `scale` times it."""
-    n = placement.micro_batches
+    """`loss_and_grads(params, (inputs, targets, soft), key, scale)`: the mean loss, and the gradients, computed of
+    `scale` times it. With soft targets they are those of a mean of both losses; the loss is still that of `targets`."""
+    n, share = placement.micro_batches, config.soft_targets
 
-    def loss_fn(params, x, y, key, scale):
+    def loss_fn(params, batch, key, scale):
         params = collectives.gather(params, param_specs, dtype)
         model = nnx.merge(graphdef, precision.cast(params, dtype))
-        loss = model.loss(x, y, key, remat)
-        return loss * scale, loss
+        inputs, targets, soft = batch
+        if soft is None:
+            loss = model.loss(inputs, targets, key, config.remat)
+            return loss * scale, loss
+        logits = model(inputs, key)
+        loss, soft_loss = cross_entropy(logits, targets).mean(), soft_cross_entropy(logits, soft).mean()
+        return ((1 - share) * loss + share * soft_loss) * scale, loss
 
-    gradients = jax.value_and_grad(_gather_again(loss_fn, placement, remat), has_aux=True)
+    gradients = jax.value_and_grad(_gather_again(loss_fn, placement, config.remat), has_aux=True)
 
-    def loss_and_grads(params, x, y, key, scale):
+    def loss_and_grads(params, batch, key, scale):
         """Of a batch (B, T), of which each device sees its own share (b, T)."""
         key = jax.random.fold_in(key, jax.lax.axis_index(ROWS))
 
@@ -139,16 +146,16 @@ def _make_loss_and_grads(
             return jax.tree.map(jnp.add, total, (loss, grads)), None
 
         if n == 1:
-            (_, loss), grads = gradients(params, x, y, key, scale)
+            (_, loss), grads = gradients(params, batch, key, scale)
         else:  # one micro-batch after another
-            parts = (x.reshape(n, -1, x.shape[1]), y.reshape(n, -1, y.shape[1]), jax.random.split(key, n))
+            parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch), jax.random.split(key, n)
             zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
             (loss, grads), _ = jax.lax.scan(add, zeros, parts)
-        # The barrier: else what uses a gradient differs by its place among those that were sent, and compiles for longer.
+        # The barrier: else what uses a gradient differs by its place among those that were sent: more to compile.
         loss, grads = cpu_barrier(collectives.average((loss, grads), placement, (P(), param_specs)))
         return loss / n, jax.tree.map(lambda g: g / (n * scale), grads)
 
-    in_specs = param_specs, P(ROWS), P(ROWS), P(), P()
+    in_specs = param_specs, P(ROWS), P(), P()
     return collectives.share_rows(loss_and_grads, placement, in_specs, (P(), param_specs))
 
 

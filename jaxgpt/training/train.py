@@ -25,6 +25,8 @@ from jaxgpt.training.finetune import starting_params
 from jaxgpt.training.loop import Loop, text_changed
 from jaxgpt.training.signals import Interrupted, StopRequest
 
+SOFT_TARGETS = 2**29  # four bytes each
+
 
 def train(
     config: TrainConfig,
@@ -60,6 +62,9 @@ def train(
     data = _load(config, source.tokenizer if source else None, quiet)
     config = override(config, tokenizer=data.tokenizer.kind, vocab_size=data.tokenizer.vocab_size)
     _check_length(data, config.model.block_size)
+    if config.soft_targets and (why := _no_soft_targets(config, data)):
+        _report(quiet).note(f"{why}\n")
+        config = override(config, soft_targets=0.0)
     # Whatever is wrong with the devices is told before a file is written.
     loop = Loop(folder, config, data, quiet, stop)
     if processes.is_first():
@@ -105,6 +110,8 @@ def resume(
     except ForeignText as error:  # something that the run has never seen
         raise UserError(f"{text_changed(config, folder)}, or {folder}/{folder.tokenizer.name} is damaged") from error
     _check_length(loaded, config.model.block_size)
+    if config.soft_targets and (why := _no_soft_targets(config, loaded)):
+        raise UserError(why)
     with _lock(folder), _telling(folder, quiet, stop):
         return Loop(folder, config, loaded, quiet, stop).from_checkpoint()
 
@@ -149,3 +156,16 @@ def _check_length(data: Dataset, block_size: int) -> None:
             f"the text is too short: of its {n} {shortest:,} are {use}, and a window of `block_size` {block_size} "
             f"needs {block_size + 1:,}; take more text or a smaller `block_size`"
         )
+
+
+def _no_soft_targets(config: TrainConfig, data: Dataset) -> str:
+    """Why a run can have none, or nothing. Their table has a row for many a token of the text, and a column for each of
+    the vocabulary."""
+    size = len(data.train) * data.tokenizer.vocab_size
+    reasons = {
+        "they are for characters and bytes": data.tokenizer.kind not in ("char", "bytes"),
+        "they are for windows that are drawn with `replacement`": not config.replacement,
+        "they do not go with `remat`": config.remat,
+        f"they might take {4 * size / 1e9:.1f} GB for this text": size > SOFT_TARGETS,
+    }
+    return next((f"no soft targets: {why}" for why, true in reasons.items() if true), "")
