@@ -23,6 +23,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "with a tied head": {"tie_head": True},
     "GELU for ReLU": {"activation": "gelu"},
     "without the running mean": {"ema_decay": 0.0},
+    "without soft targets": {"soft_targets": 0.0},
 }
 ON_THE_WAY = 512  # windows that are read after a quarter of the steps; after the last, all are
 
