@@ -31,3 +31,13 @@ def test_the_untrained_model_is_a_point_and_not_a_part_of_the_line(tmp_path, mon
     )
     plot([*ROWS, {"step": 4, "val_loss": 2.5}], "run", tmp_path / "loss.png")
     assert lines == [((1,), (3.9,)), ((2, 4), (3.0, 2.5)), ((0,), (4.0,))]
+
+
+def test_without_an_evaluation_of_the_untrained_model_the_line_has_them_all(tmp_path, monkeypatch):
+    lines = []
+    draw = matplotlib.axes.Axes.plot
+    monkeypatch.setattr(
+        matplotlib.axes.Axes, "plot", lambda self, *xy, **how: lines.append(xy) or draw(self, *xy, **how)
+    )
+    plot([*ROWS[1:], {"step": 4, "val_loss": 2.5}], "run", tmp_path / "loss.png")
+    assert lines == [((1,), (3.9,)), ((2, 4), (3.0, 2.5)), ()]

@@ -11,8 +11,8 @@ from jaxgpt.files import write_atomically
 def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token") -> None:
     """Draws the losses in `rows` of metrics.jsonl as a PNG.
 
-    The untrained model's loss is left out of the line: it would hide the rest, and no measurement lies between it and
-    the next.
+    A loss before the first update is left out of the line: it would hide the rest, and no measurement lies between it
+    and the next.
     """
     from matplotlib.figure import Figure  # half a second to import, and only needed now and then
 
@@ -20,7 +20,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token"
     axes = figure.subplots()
     batches = _points(rows, "train_loss")
     evaluations = _points(rows, "val_loss")
-    untrained, trained = evaluations[:1], evaluations[1:]
+    untrained, trained = ([point for point in evaluations if (point[0] == 0) == first] for first in (True, False))
     axes.plot(*zip(*batches, strict=True), color="#9ecae1", linewidth=0.8, label="training batch")
     axes.plot(*zip(*trained, strict=True), color="#08519c", marker="o", markersize=3, label="validation")
     axes.plot(*zip(*untrained, strict=True), color="#08519c", marker="o", markersize=3, linestyle="none")
