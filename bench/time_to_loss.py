@@ -186,8 +186,8 @@ def main(
             theirs, their_end = run_nanogpt(clone, text, folder, recipe)
             print(f"{preset} ...", file=sys.stderr)
             mine, my_end = run_ours(text, folder, preset)
-            counted = count(text.read_text("utf-8"))
         races.append({"nanogpt": theirs, "nanogpt_end": their_end, "ours": mine, "ours_end": my_end})
+    counted = count(corpus.load(data))
     found = [summary(r, target) for r in races]
     middle = {name: race.median([f[name] for f in found]) for name in found[0]}
     table = [(name, f"{middle[name]:.3f}", *(f"{f[name]:.3f}" for f in found)) for name in middle]

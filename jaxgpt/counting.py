@@ -1,4 +1,5 @@
-"""What counting alone reaches: the next token by how often each came after the last few, in the text trained on.
+"""What counting alone reaches: the next token by how often each came after the last few, in the text trained on; and
+what it can teach a model that learns that text.
 
 Interpolated Kneser-Ney smoothing with three discounts an order: Chen and Goodman 1999, "An empirical study of smoothing
 techniques for language modeling", section 3. Order 2 looks at one token, as the ladder's `bigram` does: that learns by

@@ -151,7 +151,7 @@ def _make_loss_and_grads(
             parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), batch), jax.random.split(key, n)
             zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
             (loss, grads), _ = jax.lax.scan(add, zeros, parts)
-        # The barrier: else what uses a gradient differs by its place among those that were sent: more to compile.
+        # The barrier: else each use of a gradient is compiled for its place among those that were sent.
         loss, grads = cpu_barrier(collectives.average((loss, grads), placement, (P(), param_specs)))
         return loss / n, jax.tree.map(lambda g: g / (n * scale), grads)
 

@@ -25,7 +25,7 @@ from jaxgpt.training.finetune import starting_params
 from jaxgpt.training.loop import Loop, text_changed
 from jaxgpt.training.signals import Interrupted, StopRequest
 
-SOFT_TARGETS = 2**29  # four bytes each
+SOFT_TARGETS = 2**29  # numbers that their table may have, of four bytes each
 
 
 def train(
@@ -159,8 +159,8 @@ def _check_length(data: Dataset, block_size: int) -> None:
 
 
 def _no_soft_targets(config: TrainConfig, data: Dataset) -> str:
-    """Why a run can have none, or nothing. Their table has a row for many a token of the text, and a column for each of
-    the vocabulary."""
+    """Why a run can have none, or nothing. Their table has up to a row for each token of the text, and a column for
+    each of the vocabulary."""
     size = len(data.train) * data.tokenizer.vocab_size
     reasons = {
         "they are for characters and bytes": data.tokenizer.kind not in ("char", "bytes"),
