@@ -11,6 +11,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -35,16 +36,13 @@ def one_by_one(run: Callable[[], Any]) -> Callable[[int], None]:
 
 
 def serve(prepare: Callable[[], Callable[[int], None]]) -> None:
-    """A contestant's side: makes ready, runs once to compile and warm up, then runs as often as it is told."""
+    """A contestant's side: makes ready, runs once to compile, then runs as often as it is told."""
     answers = os.fdopen(os.dup(1), "w")  # whatever else prints goes to stderr
     os.dup2(2, 1)
-    began = time.perf_counter()
     run = prepare()
     run(1)
-    first = time.perf_counter() - began
-    run(1)
     device, peak_bytes = _accelerator()
-    print(json.dumps({"first": first, "device": device}), file=answers, flush=True)
+    print(json.dumps({"device": device}), file=answers, flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
         run(int(line))
@@ -77,17 +75,20 @@ class Contestant:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         # Contestants share a GPU, of whose memory JAX must not take most at the start.
         env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(options.pop("env", os.environ))
+        self.began = time.perf_counter()
         self.process = subprocess.Popen(command, env=env, **pipes, **options)
         self.seconds: list[float] = []
         self.peak_bytes = 0
         self.repeats = 1
 
     def started(self) -> "Contestant":
-        """Waits until it is ready, and sees how often it should run in a turn."""
-        answer = self.answer()
-        self.first_seconds, self.device = answer["first"], answer["device"]
-        self.turn()
-        self.repeats = max(1, round(TURN_SECONDS / self.seconds.pop()))
+        """Waits until it has run once, and sees how often it should run in a turn."""
+        self.device = self.answer()["device"]
+        self.first_seconds = time.perf_counter() - self.began  # from the start of Python
+        for _ in range(2):  # the first may still be slower
+            self.turn()
+        self.repeats = max(1, round(TURN_SECONDS / self.seconds[-1]))
+        self.seconds.clear()
         return self
 
     def turn(self) -> None:
@@ -111,7 +112,8 @@ class Contestant:
 def race(
     contestants: dict[str, list[str]], rounds: int = ROUNDS, options: dict[str, dict[str, Any]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of every turn, their median, and the peak memory of each contestant, by name.
+    """Seconds of every turn, their median, and the peak memory of each contestant, by name. Until its first turn each
+    compiles all that it needs.
 
     Args:
         contestants: name to the arguments of Python that start it.
@@ -119,14 +121,16 @@ def race(
         options: name to what else `Contestant` takes.
     """
     running: dict[str, Contestant] = {}
-    for name, arguments in contestants.items():  # one after another: compiling takes all cores
-        print(f"starting {name} ...", file=sys.stderr)
-        running[name] = Contestant(arguments, **(options or {}).get(name, {})).started()
-    for _ in range(rounds):
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, arguments) in enumerate(contestants.items()):  # one after another: compiling takes all cores
+            print(f"starting {name} ...", file=sys.stderr)
+            how = {"env": without_programs(Path(folder, str(i)))} | (options or {}).get(name, {})
+            running[name] = Contestant(arguments, **how).started()
+        for _ in range(rounds):
+            for contestant in running.values():
+                contestant.turn()
         for contestant in running.values():
-            contestant.turn()
-    for contestant in running.values():
-        contestant.stop()
+            contestant.stop()
     return {
         name: {
             "median_seconds": median(c.seconds),
@@ -137,6 +141,12 @@ def race(
         }
         for name, c in running.items()
     }
+
+
+def without_programs(folder: Path) -> dict[str, str]:
+    """Of a process that keeps what JAX or PyTorch compile in `folder`, and finds there nothing yet."""
+    caches = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    return dict(os.environ) | {name: str(folder / name) for name in caches}
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""How fast is a training step, beside nanoGPT's and, on a CPU, beside the machine's matrix products?
+"""How fast is a training step, beside nanoGPT's and picodo's and, on a CPU, beside the machine's matrix products?
 
-python bench/train_step.py --preset t4 --nanogpt ../nanoGPT --json out.json
+python bench/train_step.py --preset t4 --nanogpt ../nanoGPT --picodo ../picodo --json out.json
 python bench/train_step.py --preset cpu --changes n_layer=12 n_head=12 n_embd=768 block_size=1024 batch_size=8
+
+"To the first" is how long it takes from the start of Python to the end of the first step, with nothing compiled before.
 """
 
 import sys
@@ -69,6 +71,7 @@ def main(
     preset: str = "t4",
     changes: tuple[str, ...] = (),
     nanogpt: Path | None = None,
+    picodo: Path | None = None,
     rounds: int = race.ROUNDS,
     json: Path | None = None,
 ) -> None:
@@ -78,6 +81,7 @@ def main(
         preset: Whose size, batch and dropout.
         changes: Fields of it that are to be others: NAME=VALUE.
         nanogpt: A clone of nanoGPT to race against (needs PyTorch).
+        picodo: A clone of picodo to race against.
         rounds: Turns of each contestant.
         json: File to write the figures to.
     """
@@ -87,6 +91,9 @@ def main(
         for name, how in (("nanoGPT, eager", "eager"), ("nanoGPT, torch.compile", "compiled")):
             contestants[name] = [str(HERE.with_name("nanogpt.py")), str(nanogpt), how, *wanted]
         contestants["peak, PyTorch"] = [str(HERE.with_name("peak.py")), "torch"]
+    if picodo is not None:
+        for how in ("looped", "unrolled"):
+            contestants[f"picodo, {how}"] = [str(HERE.with_name("picodo.py")), str(picodo), how, *wanted]
     results = race.race(contestants, rounds)
 
     from peak import FLOPS
@@ -94,7 +101,7 @@ def main(
     peak = max(FLOPS / r["median_seconds"] for name, r in results.items() if name.startswith("peak"))
     count = flops(recipe(*wanted))
     steps = {name: r for name, r in results.items() if not name.startswith("peak")}
-    fastest_peer = min((r["median_seconds"] for name, r in steps.items() if name != "jaxgpt"), default=None)
+    fastest_peer = min((r["median_seconds"] for name, r in steps.items() if name.startswith("nanoGPT")), default=None)
     device = steps["jaxgpt"]["device"]  # None for the CPU, whose peak this is
     rows = []
     for name, r in steps.items():

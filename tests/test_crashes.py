@@ -404,7 +404,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(machine, disk, text, thorough):
         fill(disk, kib)
         process = machine.start("--resume", str(run), *go_on)
         if i % 2:  # and is asked to stop, which it does if it can save
-            while process.poll() is None and len(RunFolder(run).rows()) < 12:
+            while process.poll() is None and len(list(RunFolder(run).rows())) < 12:
                 time.sleep(0.01)
             process.terminate()
         out, err = process.communicate()

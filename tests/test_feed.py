@@ -116,13 +116,14 @@ def test_the_text_goes_to_the_device_only_if_it_fits(monkeypatch):
     monkeypatch.setattr(feed, "from_device", lambda *_: "device")
     monkeypatch.setattr(feed, "from_host", lambda *_: "host")
 
-    def choice(tokens, n_devices=1):
-        return feed.compile_train_steps(CONFIG, F32, toy.placement(n_devices), tokens)
+    def choice(tokens, n_devices=1, config=CONFIG):
+        return feed.compile_train_steps(config, F32, toy.placement(n_devices), tokens)
 
     assert choice(toy.TEXT) == "device"
     monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 1000)
     assert (choice(toy.TEXT), choice(toy.TEXT.astype(np.int32))) == ("device", "host")  # 1,000 and 2,000 bytes
     assert choice(toy.TEXT, n_devices=2) == "host"  # the cores of a CPU share its memory
+    assert choice(toy.TEXT, 2, override(CONFIG, soft_targets=0.5)) == "device"  # where their table is
     monkeypatch.setattr(feed, "DEVICE_TEXT_BYTES", 2**60)
     assert choice(EndlessText()) == "host"  # no device's index names its last tokens
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_new_run_has_its_config_tokenizer_and_metrics(tmp_path):
     run.create(config, TOKENIZER)
     assert {p.name for p in run.path.iterdir()} == FILES
     assert run.read() == (config, TOKENIZER)
-    assert run.rows() == []
+    assert list(run.rows()) == []
 
 
 def test_runs_of_one_preset_are_numbered(here):
@@ -217,23 +218,23 @@ def test_rows_come_back_as_they_were_written(here):
     run.write_rows([{"step": 9}])
     run.write_rows([{"step": 0, "val_loss": 1 / 3}, {"step": 1, "train_loss": 1e-30}])
     run.append_row({"step": 2})
-    assert run.rows() == [{"step": 0, "val_loss": 1 / 3}, {"step": 1, "train_loss": 1e-30}, {"step": 2}]
+    assert list(run.rows()) == [{"step": 0, "val_loss": 1 / 3}, {"step": 1, "train_loss": 1e-30}, {"step": 2}]
 
 
 def test_a_row_may_have_a_sample_and_no_other_text(here):
     run = make()
     sampled = {"step": 1, "val_loss": 2.0, "sample": "ROMEO:\nwhat \udcff light"}
     run.write_rows([sampled, {"step": 2, "note": "what light"}])
-    assert run.rows() == [sampled]
+    assert list(run.rows()) == [sampled]
 
 
 def test_numbers_that_json_does_not_have_are_null(here):
     run = make()
     run.append_row({"step": 1, "train_loss": float("nan"), "grad_norm": float("inf")})
     assert json.loads(run.metrics.read_text()) == {"step": 1, "train_loss": None, "grad_norm": None}
-    assert run.rows() == [{"step": 1, "train_loss": None, "grad_norm": None}]
+    assert list(run.rows()) == [{"step": 1, "train_loss": None, "grad_norm": None}]
     run.write_rows(run.rows())  # as when it goes on
-    assert run.rows() == [{"step": 1, "train_loss": None, "grad_norm": None}]
+    assert list(run.rows()) == [{"step": 1, "train_loss": None, "grad_norm": None}]
 
 
 def test_a_file_that_is_not_as_it_was_is_known_and_rows_that_were_added_are_no_change(here):
@@ -258,11 +259,11 @@ def test_a_file_that_is_not_as_it_was_is_known_and_rows_that_were_added_are_no_c
 def test_a_line_that_is_no_row_is_left_out(line, here):
     run = make()
     run.metrics.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
-    assert run.rows() == [{"step": 1}, {"step": 2}]
+    assert list(run.rows()) == [{"step": 1}, {"step": 2}]
 
 
 def test_no_metrics_are_no_rows(tmp_path):
-    assert RunFolder(tmp_path).rows() == []
+    assert list(RunFolder(tmp_path).rows()) == []
 
 
 def test_a_write_that_fails_leaves_what_was_there(here, monkeypatch):
@@ -307,3 +308,13 @@ def test_a_run_is_not_written_through_a_link_to_elsewhere(name, here):
     (run.path / name).symlink_to(here / "thesis.txt")
     assert f"{name} is a link" in complaint(run.lock)
     assert (here / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_rows_of_a_long_run_are_never_all_in_memory(here):
+    run = make()
+    run.metrics.write_bytes(b'{"step": 1, "train_loss": 2.5, "grad_norm": 0.5}\n' * 20_000)
+    tracemalloc.start()
+    assert sum(row["step"] for row in run.rows()) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000

@@ -25,8 +25,7 @@ SMALL = """
 """.split()  # noqa: SIM905
 READINGS = 5  # of a trial's memory, and one before them
 WARM_UP = 20  # checkpoints, until which allocators take what they need
-# MiB: TensorStore's `Spec.to_json` keeps 256 bytes for ever (version 0.1.86), and Orbax calls it for each array that it
-# writes; and rows of metrics.jsonl are in memory, too.
+# MiB, of Orbax 0.12 and TensorStore 0.1.86, which keep them by themselves, too (bench/save_memory.py).
 A_CHECKPOINT = 0.03
 
 # What the children do again and again; each prints a line when it has, and waits for one.

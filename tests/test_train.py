@@ -188,7 +188,7 @@ def test_sigterm_stops_train_py_and_resume_goes_on_bit_for_bit(config, tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     straight = jaxgpt.train(jaxgpt.preset("cpu", **changes), out=tmp_path / "straight", quiet=True)
     assert_same_weights(jaxgpt.load(tmp_path / "run"), straight)
-    assert untimed(RunFolder(tmp_path / "run").rows()) == untimed(straight.metrics)
+    assert untimed(jaxgpt.load(tmp_path / "run").metrics) == untimed(straight.metrics)
     assert len({row["loss_scale"] for row in straight.metrics}) > 1  # it moved, so its counter was resumed too
     assert straight.metrics[-1]["final_val_loss"] < straight.metrics[0]["train_loss"] - 0.5
 
@@ -345,10 +345,10 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(changes, said
 def test_an_empty_folder_is_taken_and_another_is_not(config, tmp_path, whole):
     (tmp_path / "empty").mkdir()
     assert_same_weights(jaxgpt.train(config, out=tmp_path / "empty", quiet=True), whole)
-    before = RunFolder(tmp_path / "empty").rows()
+    before = RunFolder(tmp_path / "empty").metrics.read_bytes()
     with pytest.raises(UserError, match=r"empty exists and is not overwritten: choose another `out`, or `resume` it"):
         jaxgpt.train(config, out=tmp_path / "empty", quiet=True)
-    assert RunFolder(tmp_path / "empty").rows() == before
+    assert RunFolder(tmp_path / "empty").metrics.read_bytes() == before
 
 
 def test_a_run_may_have_any_name(config, text, tmp_path, monkeypatch, capsys):

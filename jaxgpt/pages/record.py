@@ -22,7 +22,7 @@ from jaxgpt.model import build, views
 from jaxgpt.pages.recorded import LENS_LIKELIEST, LIKELIEST, recorded, tokens_in
 from jaxgpt.pages.texts import PROMPT, beginning, data_of, passage, validation
 from jaxgpt.pages.values import array, tokenizer, vocabulary, weights
-from jaxgpt.runs.folder import SAMPLE, RunFolder
+from jaxgpt.runs.folder import SAMPLE
 from jaxgpt.runs.run import Run
 
 MOST_LIVE = 1_000_000  # parameters of a model that runs in the page itself
@@ -55,7 +55,7 @@ def record(run: Run, prompt: str | None = None) -> dict[str, Any]:
     _check_finite(run)
     given = None if prompt is None else shown_tokens(run, prompt)
     val, note = validation(run)
-    text, rows = passage(run, val), RunFolder(run.path).rows()
+    text, rows = passage(run, val), run.metrics
     tokens = run.tokenizer.encode(beginning(run, text))[: _most_shown(run)] if given is None else given
     every = vocabulary(run.tokenizer)
     letters = _letters(run, every)

@@ -6,7 +6,7 @@ runs/cpu/config.json  tokenizer.json  metrics.jsonl  loss.png  checkpoints/
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,11 @@ class RunFolder:
     def write_config(self, config: TrainConfig) -> None:
         write_atomically(self.config, (json.dumps(configs.to_dict(config), indent=2) + "\n").encode())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, without lines that are none: the last one may have been cut off."""
-        if not self.metrics.is_file():
-            return []
-        lines = self.metrics.read_bytes().splitlines()
-        return [row for row in map(_row, lines) if row is not None]
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of metrics.jsonl, one after another, without lines that are none: the last may have been cut off."""
+        if self.metrics.is_file():
+            with self.metrics.open("rb") as lines:
+                yield from (row for row in map(_row, lines) if row is not None)
 
     def write_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Makes metrics.jsonl hold these rows."""

@@ -2,13 +2,14 @@
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.files import write_atomically
 
 
-def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token") -> None:
+def plot(rows: Iterable[dict[str, Any]], title: str, path: Path, unit: str = "token") -> None:
     """Draws the losses in `rows` of metrics.jsonl as a PNG.
 
     A loss before the first update is left out of the line: it would hide the rest, and no measurement lies between it
@@ -18,8 +19,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path, unit: str = "token"
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    batches = _points(rows, "train_loss")
-    evaluations = _points(rows, "val_loss")
+    batches, evaluations = _points(rows, "train_loss", "val_loss")
     untrained, trained = ([point for point in evaluations if (point[0] == 0) == first] for first in (True, False))
     axes.plot(*zip(*batches, strict=True), color="#9ecae1", linewidth=0.8, label="training batch")
     axes.plot(*zip(*trained, strict=True), color="#08519c", marker="o", markersize=3, label="validation")
@@ -46,6 +46,11 @@ def png(figure: Any) -> bytes:
     return picture.getvalue()
 
 
-def _points(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """(step, value) of the rows that have a number; an empty plot needs one point that is none."""
-    return [(row["step"], row[name]) for row in rows if row.get(name) is not None] or [(0, float("nan"))]
+def _points(rows: Iterable[dict[str, Any]], *names: str) -> list[list[tuple[int, float]]]:
+    """For each name, (step, value) of the rows that have a number; an empty plot needs one point that is none."""
+    points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    for row in rows:  # which may be too many to hold them all
+        for name in names:
+            if row.get(name) is not None:
+                points[name].append((row["step"], row[name]))
+    return [some or [(0, float("nan"))] for some in points.values()]

@@ -57,7 +57,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl."""
-        return RunFolder(self.path).rows()
+        return list(RunFolder(self.path).rows())
 
     def stream(
         self,

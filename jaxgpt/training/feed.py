@@ -48,11 +48,11 @@ class Text(NamedTuple):
 
 
 def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
-    """`train_steps` for the training text `tokens` (N,), compiled. The text goes to the devices if it fits, and if
-    windows are drawn with replacement: the other order is the host's."""
+    """`train_steps` for the training text `tokens` (N,), compiled. The text goes to the devices if it fits, or has soft
+    targets, and if windows are drawn with replacement: the other order is the host's."""
     copies = placement.mesh.size if placement.platform == "cpu" else 1  # whose devices share one memory
     fits = tokens.nbytes * copies <= DEVICE_TEXT_BYTES and len(tokens) <= batches.INT32
-    if fits and config.replacement:
+    if config.replacement and (fits or config.soft_targets):
         return from_device(config, dtype, placement, np.asarray(tokens))
     return from_host(config, dtype, placement, tokens)
 

@@ -1,0 +1,103 @@
+"""Does a process grow that saves again and again? By our checkpoints, and by Orbax alone, which writes the arrays.
+
+    python bench/save_memory.py
+
+A saved state is that of a small model: 51 arrays. Each way is a process of its own; what it grows by is counted after
+the first saves, until which allocators take what they need.
+"""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import race
+import tyro
+
+HERE = Path(__file__)
+WARM_UP = 100  # saves
+SMALL = ("n_layer=2", "n_head=2", "n_embd=32", "block_size=32")
+
+
+def small_state():
+    """Names to trees of numpy arrays, as a run saves them."""
+    import jax
+    import jax.numpy as jnp
+    from recipe import recipe
+
+    from jaxgpt.training import items, step
+
+    return jax.device_get(items.of_state(step.init_state(recipe("cpu", *SMALL), jnp.dtype("float32"))))
+
+
+def ours(folder: Path):
+    from jaxgpt.runs.checkpoints import Checkpoints
+
+    checkpoints, state = Checkpoints(folder), small_state()
+
+    def save(i: int):
+        checkpoints.save(i, state, {})
+        checkpoints.wait()
+
+    return save
+
+
+def orbax_alone(folder: Path):
+    import jax
+    import orbax.checkpoint as ocp
+
+    logging.disable()
+    checkpointer = ocp.StandardCheckpointer()
+    trees = [tree for tree in small_state().values() if jax.tree.leaves(tree)]
+
+    def save(i: int):
+        for tree in trees:
+            checkpointer.save(folder / str(i), tree)
+            checkpointer.wait_until_finished()
+            shutil.rmtree(folder / str(i))
+
+    return save
+
+
+WAYS = {"our checkpoints": ours, "Orbax alone": orbax_alone}
+
+
+def resident() -> int:
+    """This process's memory, in KiB, as Linux tells it."""
+    (kib,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
+    return int(kib)
+
+
+def growth(way: str, saves: int) -> None:
+    """Prints the KiB that a save adds."""
+    with tempfile.TemporaryDirectory() as folder:
+        save = WAYS[way](Path(folder))
+        for i in range(WARM_UP):
+            save(i)
+        before = resident()
+        for i in range(WARM_UP, WARM_UP + saves):
+            save(i)
+        print((resident() - before) / saves)
+
+
+def main(saves: int = 400) -> None:
+    """Counts what a save adds to a process's memory.
+
+    Args:
+        saves: How many of them.
+    """
+    rows = []
+    for way in WAYS:
+        command = [sys.executable, str(HERE), "--way", way, str(saves)]
+        kib = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows.append((way, f"{float(kib):.0f} KiB"))
+    race.report(f"Resident memory, {saves} saves of 51 arrays", ("", "a save adds"), rows, {}, None)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--way"]:
+        growth(sys.argv[2], int(sys.argv[3]))
+    else:
+        tyro.cli(main)
