@@ -20,6 +20,8 @@ import train_step
 import tyro
 
 import jaxgpt
+from jaxgpt.counting import HeldOut
+from jaxgpt.device.sharding import Placement
 from jaxgpt.training import feed, step
 
 
@@ -28,7 +30,7 @@ def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
     jaxgpt.setup()
     config, float32 = jaxgpt.preset(preset, vocab_size=65), np.dtype("float32")
     placement = step.placement(config)
-    text = feed.Text(jax.device_put(train_step.random_text(), placement.replicated))
+    text = on_devices(config, placement, train_step.random_text())
     shardings = step.shardings(config, float32, placement)
     state = jax.jit(lambda: step.init_state(config, float32), out_shardings=shardings)()
     loop = feed.device_loop(config, float32, placement).lower(state, text, np.int32(1)).compile()
@@ -40,6 +42,15 @@ def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
         events = json.loads(gzip.decompress(Path(trace).read_bytes()))["traceEvents"]
     events = [e for e in events if e.get("ph") == "X" and "hlo_op" in e.get("args", {})]
     return loop.as_text(), events, placement.mesh.size
+
+
+def on_devices(config: jaxgpt.TrainConfig, placement: Placement, tokens: np.ndarray) -> feed.Text:
+    """The text as the step draws its batches from it."""
+    text = feed.Text(tokens)
+    if config.soft_targets:
+        counts = HeldOut(tokens, config.model.vocab_size)
+        text = feed.Text(tokens, counts.rows, counts.table())
+    return jax.device_put(text, placement.replicated)
 
 
 def kind(name: str, line: str) -> str:

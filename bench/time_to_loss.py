@@ -199,6 +199,7 @@ def main(
             print(f"{preset} ...", file=sys.stderr)
             mine = run_ours(text, folder, preset, presets.preset(preset).seed + i)
         races.append({"nanogpt": theirs, "nanogpt_end": their_end} | mine)
+        print(f"round {i + 1}: {summary(races[-1], target)}", file=sys.stderr)
     counted = count(corpus.load(data))
     found = [summary(r, target) for r in races]
     middle = {name: race.median([f[name] for f in found]) for name in found[0]}
