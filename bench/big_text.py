@@ -39,7 +39,7 @@ def watched(*command: object) -> tuple[float, list[int]]:
     """Runs a command: seconds, and its resident memory (MiB) from time to time."""
     process, began, memory = subprocess.Popen(list(map(str, command)), cwd=ROOT), time.monotonic(), []
     while process.poll() is None:
-        memory += resident_memory(process.pid)
+        memory += [kib // 1024 for kib in race.resident_memory(process.pid)]
         time.sleep(SECONDS)
     if process.returncode:
         sys.exit(process.returncode)
@@ -75,19 +75,13 @@ def training(folder: Path, steps: int, rounds: int) -> tuple[dict[str, list[floa
 
     for _ in range(2 * rounds):
         run("from the files", feed.from_host, data.train)
-        memory += resident_memory()
+        memory += [kib // 1024 for kib in race.resident_memory()]
     first = data.train.windows(np.zeros(1, np.int64), min(IN_MEMORY, len(data.train)))[0]
     for _ in range(rounds):
         run("from the files", feed.from_host, data.train)
         run("from memory, drawn by the host", feed.from_host, first)
         run("from memory, drawn by the device", feed.from_device, first)
     return {name: found[-rounds:] for name, found in speeds.items()}, memory
-
-
-def resident_memory(process: int | str = "self") -> list[int]:
-    """In MiB; empty for a process that has just ended."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return [int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")]
 
 
 def main(

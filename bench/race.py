@@ -154,6 +154,12 @@ def environment(home: Path) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAXGPT_HOME": str(home)}
 
 
+def resident_memory(process: int | str = "self") -> list[int]:
+    """Of a process on Linux, in KiB; empty for one that has just ended."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+
+
 def machine() -> dict[str, str]:
     """What a figure depends on: date, processor, versions, commit."""
     packages = ("jax", "flax", "optax", "numpy", "torch", "transformers")

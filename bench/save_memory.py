@@ -64,22 +64,17 @@ def orbax_alone(folder: Path):
 WAYS = {"our checkpoints": ours, "Orbax alone": orbax_alone}
 
 
-def resident() -> int:
-    """This process's memory, in KiB, as Linux tells it."""
-    (kib,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
-    return int(kib)
-
-
 def growth(way: str, saves: int) -> None:
     """Prints the KiB that a save adds."""
     with tempfile.TemporaryDirectory() as folder:
         save = WAYS[way](Path(folder))
         for i in range(WARM_UP):
             save(i)
-        before = resident()
+        (before,) = race.resident_memory()
         for i in range(WARM_UP, WARM_UP + saves):
             save(i)
-        print((resident() - before) / saves)
+        (after,) = race.resident_memory()
+    print((after - before) / saves)
 
 
 def main(saves: int = 400) -> None:

@@ -54,7 +54,7 @@ def _speedrun(preset: str, **changes: Any) -> TrainConfig:
 
 
 def _speedrun_t4(preset: str, max_steps: int) -> TrainConfig:
-    """The same at the size of the lecture's last model."""
+    """That recipe at the size of the lecture's last model."""
     return _speedrun(
         preset,
         block_size=256,
