@@ -22,8 +22,9 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "without embd_norm": {"embd_norm": False},
     "with a tied head": {"tie_head": True},
     "GELU for ReLU": {"activation": "gelu"},
-    "without the running mean": {"ema_decay": 0.0},
+    "without the moving average": {"ema_decay": 0.0},
     "without soft targets": {"soft_targets": 0.0},
+    "windows with replacement": {"replacement": True},
 }
 ON_THE_WAY = 512  # windows that are read after a quarter of the steps; after the last, all are
 

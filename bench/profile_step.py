@@ -1,6 +1,7 @@
 """Where does a training step on a CPU spend its time? By kinds of operations, from JAX's own profiler.
 
     python bench/profile_step.py --preset cpu
+    python bench/profile_step.py --preset cpu --changes n_layer=12 n_embd=256 batch_size=16 block_size=256 --steps 3
 
 Tracing slows a step down, small operations most: the shares are what counts.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import race
 import train_step
 import tyro
+from recipe import recipe
 
 import jaxgpt
 from jaxgpt.counting import HeldOut
@@ -25,10 +27,10 @@ from jaxgpt.device.sharding import Placement
 from jaxgpt.training import feed, step
 
 
-def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
+def traced_step(wanted: list[str], steps: int) -> tuple[str, list[dict], int]:
     """The compiled program's text, the profiler's events of `steps` steps, and the number of devices."""
     jaxgpt.setup()
-    config, float32 = jaxgpt.preset(preset, vocab_size=65), np.dtype("float32")
+    config, float32 = recipe(*wanted), np.dtype("float32")
     placement = step.placement(config)
     text = on_devices(config, placement, train_step.random_text())
     shardings = step.shardings(config, float32, placement)
@@ -41,6 +43,7 @@ def traced_step(preset: str, steps: int) -> tuple[str, list[dict], int]:
         (trace,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
         events = json.loads(gzip.decompress(Path(trace).read_bytes()))["traceEvents"]
     events = [e for e in events if e.get("ph") == "X" and "hlo_op" in e.get("args", {})]
+    events = [e for e in events if not e["name"].startswith(("while", "call", "conditional"))]  # made of the others
     return loop.as_text(), events, placement.mesh.size
 
 
@@ -67,14 +70,16 @@ def kind(name: str, line: str) -> str:
     return "everything between the products"
 
 
-def main(preset: str = "cpu", steps: int = 20) -> None:
+def main(preset: str = "cpu", changes: tuple[str, ...] = (), steps: int = 20) -> None:
     """Profiles the training step of a preset.
 
     Args:
         preset: Whose size and batch.
+        changes: Fields of it that are to be others: NAME=VALUE.
         steps: How many to trace.
     """
-    program, events, devices = traced_step(preset, steps)
+    wanted = [preset, *changes]
+    program, events, devices = traced_step(wanted, steps)
     lines = dict(re.findall(r"%([\w.-]+) = (.*)", program))
     microseconds, count = collections.Counter(), collections.Counter()
     for event in events:
@@ -84,7 +89,7 @@ def main(preset: str = "cpu", steps: int = 20) -> None:
     total = microseconds.total()
     rows = [(of, round(count[of] / steps / devices), f"{t / total:.0%}") for of, t in microseconds.most_common()]
     rows.append(("all", round(count.total() / steps / devices), f"{total / steps / devices / 1e3:.2f} ms, traced"))
-    race.report(f"A core's part in a step of `{preset}`", ("what", "operations", "time"), rows, {}, None)
+    race.report(f"A core's part in a step of `{' '.join(wanted)}`", ("what", "operations", "time"), rows, {}, None)
 
 
 if __name__ == "__main__":

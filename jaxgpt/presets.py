@@ -140,6 +140,7 @@ PRESETS = {
         muon_learning_rate=0.06,
         muon_momentum=0.85,
         ema_decay=0.95,
+        replacement=False,
         soft_targets=0.5,
         decay_start=0.0,
         eval_interval=100,

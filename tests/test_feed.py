@@ -42,13 +42,14 @@ def told(feeder, config: TrainConfig, tokens, steps, n_devices: int = 1) -> list
 STEPS = [*range(70), 10**6, 2**31 - 2]  # the host draws the positions of 64 steps together
 
 
+@pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("n_devices", [1, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, updates_that_tell, tmp_path):
-    tokens = toy.TEXT.astype(dtype)
+def test_every_update_is_given_the_same_by_either_feeder(dtype, n_devices, replacement, updates_that_tell, tmp_path):
+    tokens, config = toy.TEXT.astype(dtype), override(CONFIG, replacement=replacement)
     tokens.tofile(tmp_path / "text.bin")
-    device = told(feed.from_device, CONFIG, tokens, STEPS, n_devices)
-    host = told(feed.from_host, CONFIG, TokenFile(tmp_path / "text.bin", dtype), STEPS, n_devices)
+    device = told(feed.from_device, config, tokens, STEPS, n_devices)
+    host = told(feed.from_host, config, TokenFile(tmp_path / "text.bin", dtype), STEPS, n_devices)
     assert_same(device, host)
     assert {leaf.dtype for leaf in host[0][:2]} == {np.dtype("int32")}
 
@@ -69,10 +70,11 @@ def test_targets_are_the_text_one_token_after_the_inputs(feeder, updates_that_te
     assert_same(targets, inputs + 1)
 
 
-def test_without_replacement_every_window_is_trained_on_once_a_pass(updates_that_tell):
+@pytest.mark.parametrize("feeder", FEEDERS)
+def test_without_replacement_every_window_is_trained_on_once_a_pass(feeder, updates_that_tell):
     tokens = np.arange(129, dtype=np.uint16)  # 15 windows of 8 a pass, wherever it begins
     found = []
-    train_steps = feed.compile_train_steps(override(CONFIG, replacement=False), F32, toy.placement(), tokens)
+    train_steps = feeder(override(CONFIG, replacement=False), F32, toy.placement(), tokens)
     state = toy.init_state()
     for i in range(15):
         state, (inputs, targets, _) = train_steps(state, i, 1)
@@ -141,6 +143,20 @@ def test_several_steps_by_one_call_are_those_steps_bit_for_bit():
     assert_same(metrics, [each[i] for i in (0, 3, 5)])
 
 
+def test_several_steps_without_replacement_are_those_steps_bit_for_bit():
+    config = override(DROPPING, replacement=False)
+    train_steps = feed.from_device(config, F32, toy.placement(), toy.TEXT)
+    straight, first = train_steps(toy.init_state(config), 0, 60)
+    straight, last = train_steps(straight, 60, 80)  # across the ends of two blocks of 64
+    state, metrics = toy.init_state(config), None
+    for i in range(140):
+        state, metrics = train_steps(state, i, 1)
+        if i == 59:
+            assert_same(metrics, first)
+    assert_same(state, straight)
+    assert_same(metrics, last)
+
+
 def test_any_number_of_steps_is_one_program_in_which_nothing_moves_between_host_and_device(caplog):
     loop, on = feed.device_loop(TABLE, F32, toy.placement()), toy.placement()
     text, state, *ns = jax.device_put(
@@ -176,15 +192,16 @@ def test_the_old_state_is_used_up(feeder, updates_that_tell):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
-def test_soft_targets_are_those_of_the_targets_places(monkeypatch):
+@pytest.mark.parametrize("replacement", [True, False])
+def test_soft_targets_are_those_of_the_targets_places(replacement, monkeypatch):
     def update(state, inputs, targets, key, soft=None):
         return state._replace(step=state.step + 1), (targets, soft)
 
     monkeypatch.setattr(feed, "make_update", lambda config, dtype, placement: update)
-    config = override(CONFIG, soft_targets=0.5)
+    config = override(CONFIG, soft_targets=0.5, replacement=replacement)
     held_out = HeldOut(toy.TEXT, 13)
     predicted = held_out.table()[held_out.rows]  # (N, V)
     ((targets, soft),) = told(feed.from_device, config, toy.TEXT, [3])
-    windows = batches.host_batch(config.seed, 3, np.arange(len(toy.TEXT)), 4, 8)
+    windows = batches.host_batch(config.seed, 3, np.arange(len(toy.TEXT)), 4, 8, replacement)
     assert_same(targets, toy.TEXT[windows[:, 1:]])
     assert_same(soft, predicted[windows[:, 1:]])

@@ -299,11 +299,10 @@ def test_the_shortest_text_has_a_window_and_the_target_of_its_last_token_to_vali
     ("changes", "said"),
     [
         ({"tokenizer": "bpe", "vocab_size": 300}, "no soft targets: they are for characters and bytes"),
-        ({"replacement": False}, "no soft targets: they are for windows that are drawn with `replacement`"),
         ({"remat": True}, "no soft targets: they do not go with `remat`"),
         ({}, "no soft targets: they might take 0.0 GB for this text"),
     ],
-    ids=["byte pairs", "without replacement", "remat", "large"],
+    ids=["byte pairs", "remat", "large"],
 )
 def test_where_no_soft_targets_can_be_a_run_says_so_and_has_none(changes, said, config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "SOFT_TARGETS", 2**29 if changes else 1000)
@@ -314,8 +313,9 @@ def test_where_no_soft_targets_can_be_a_run_says_so_and_has_none(changes, said, 
     assert_same_weights(run, jaxgpt.train(config, out=tmp_path / "other", quiet=True))
 
 
-def test_an_interrupted_run_with_soft_targets_goes_on_bit_for_bit(config, tmp_path, stop_after):
-    soft = override(config, soft_targets=0.5)
+@pytest.mark.parametrize("replacement", [True, False])
+def test_an_interrupted_run_with_soft_targets_goes_on_bit_for_bit(replacement, config, tmp_path, stop_after):
+    soft = override(config, soft_targets=0.5, replacement=replacement)
     whole = jaxgpt.train(soft, out=tmp_path / "whole", quiet=True)
     with pytest.raises(Interrupted):
         jaxgpt.train(soft, out=tmp_path / "run", quiet=True, stop=stop_after(3))

@@ -1,8 +1,9 @@
 """Which text the model sees when: a batch is a function of the seed and the step, nothing else.
 
 So there is no position in the data to save, and a resumed run reads on where it stopped. A batch is drawn on the device
-from a text that is there (`random_windows`), or on the host from a text of any length (`host_batch`): the same one.
-Without replacement the host draws it: each pass over the text has every window once, in another order.
+from a text that is there (`random_starts`), or on the host from a text of any length (`host_batch`): the same one.
+Without replacement the host says where its windows begin (`shuffled_starts`): each pass over the text has every window
+once, in another order.
 
 Shapes: N tokens of text, B windows of T + 1 tokens: the inputs and, one token later, the targets.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from jaxgpt.data.token_files import TokenFile, Tokens
 from jaxgpt.fields import INT32
 
-STEPS_AT_ONCE = 64  # whose positions the host draws together
+STEPS_AT_ONCE = 64  # a block: the steps whose positions the host draws together
 ROUNDS = 6  # of the cipher that shuffles
 
 
@@ -33,12 +34,10 @@ def step_keys(seed: int, step: Any) -> tuple[jax.Array, jax.Array]:
     return batch_key, dropout_key
 
 
-def random_windows(key: jax.Array, tokens: jax.Array, batch_size: int, block_size: int) -> jax.Array:
-    """`batch_size` windows (B, T + 1) of the text `tokens` (N,) from random positions, with replacement, as in nanoGPT.
-
-    T < N, and N at most 2^31.
-    """
-    return windows(tokens, _random_starts(key, tokens.shape[0] - block_size, batch_size), block_size)
+def random_starts(key: jax.Array, places: int, batch_size: int) -> jax.Array:
+    """Where the windows of a batch begin, (B,): at random among the first `places` tokens, 2^31 at most, with
+    replacement, as in nanoGPT. A text of N tokens has N - T places where a window of T + 1 can begin."""
+    return jax.random.randint(key, (batch_size,), 0, places, jnp.int32)
 
 
 def windows(tokens: Any, starts: Any, block_size: int) -> Any:
@@ -63,19 +62,19 @@ def host_batch(
     replacement: bool = True,
     rows: slice = slice(None),
 ) -> np.ndarray:
-    """The windows (B, T + 1) that `random_windows` draws in a step, or, without `replacement`, those whose turn it is;
-    `tokens` (N,) may be in a file. Of the batch, only some `rows` are read.
+    """The windows (B, T + 1) of a step, at `random_starts` or, without `replacement`, at `shuffled_starts`; `tokens`
+    (N,) may be in a file. Of the batch, only some `rows` are read.
 
     Beyond 2^31 tokens, where no device draws, the positions are two words of random bits, modulo their number.
     """
-    drawn = _host_starts if replacement else _shuffled_starts
+    drawn = _host_starts if replacement else shuffled_starts
     n = len(tokens) - block_size
     starts = drawn(seed, step // STEPS_AT_ONCE, n, batch_size, block_size)[step % STEPS_AT_ONCE]
     return np.asarray(windows(tokens, starts[rows], block_size))
 
 
 @lru_cache(maxsize=4)
-def _shuffled_starts(seed: int, block: int, places: int, batch_size: int, block_size: int) -> np.ndarray:
+def shuffled_starts(seed: int, block: int, places: int, batch_size: int, block_size: int) -> np.ndarray:
     """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn without replacement from `places` of them.
 
     A pass over the text has every window of `block_size` tokens once, end to end from a place below `block_size` on,
@@ -119,20 +118,15 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _random_starts(key: jax.Array, count: int, batch_size: int) -> jax.Array:
-    """Positions (B,), from 0 to below `count`."""
-    return jax.random.randint(key, (batch_size,), 0, count, jnp.int32)
-
-
 @lru_cache(maxsize=4)
-def _host_starts(seed: int, block: int, count: int, batch_size: int, _) -> np.ndarray:
+def _host_starts(seed: int, block: int, places: int, batch_size: int, _) -> np.ndarray:
     """The positions of the block's steps, (STEPS_AT_ONCE, B) int64, drawn on the CPU: an accelerator is busy."""
     with jax.default_device(_cpu()):
         steps = np.arange(STEPS_AT_ONCE, dtype=np.uint32) + np.uint32(block * STEPS_AT_ONCE)
-        if count <= INT32:  # as many as the index of a device can name
-            return np.asarray(_starts_of_steps(seed, steps, count, batch_size)).astype(np.int64)
+        if places <= INT32:  # as many as the index of a device can name
+            return np.asarray(_starts_of_steps(seed, steps, places, batch_size)).astype(np.int64)
         high, low = np.asarray(_words_of_steps(seed, steps, batch_size)).astype(np.uint64).swapaxes(0, 1)
-    return ((high << np.uint64(32) | low) % np.uint64(count)).astype(np.int64)
+    return ((high << np.uint64(32) | low) % np.uint64(places)).astype(np.int64)
 
 
 def _cpu() -> jax.Device | None:
@@ -144,8 +138,8 @@ def _cpu() -> jax.Device | None:
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
-def _starts_of_steps(seed: int, steps: jax.Array, count: int, batch_size: int) -> jax.Array:
-    return jax.vmap(lambda step: _random_starts(step_keys(seed, step)[0], count, batch_size))(steps)
+def _starts_of_steps(seed: int, steps: jax.Array, places: int, batch_size: int) -> jax.Array:
+    return jax.vmap(lambda step: random_starts(step_keys(seed, step)[0], places, batch_size))(steps)
 
 
 @partial(jax.jit, static_argnums=(0, 2))

@@ -6,7 +6,7 @@ new state's. One call for several updates, since a call from Python takes longer
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,14 +45,16 @@ class Text(NamedTuple):
     """With soft targets: (N,) the row of `soft` for each token."""
     soft: Any = None
     """With soft targets: (R, V) distributions of the next token, see `HeldOut`."""
+    starts: Any = None
+    """Without replacement: (M, B) where the windows of the present block of steps begin, see `batches`."""
 
 
 def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
     """`train_steps` for the training text `tokens` (N,), compiled. The text goes to the devices if it fits, or has soft
-    targets, and if windows are drawn with replacement: the other order is the host's."""
+    targets."""
     copies = placement.mesh.size if placement.platform == "cpu" else 1  # whose devices share one memory
     fits = tokens.nbytes * copies <= DEVICE_TEXT_BYTES and len(tokens) <= batches.INT32
-    if config.replacement and (fits or config.soft_targets):
+    if fits or config.soft_targets:
         return from_device(config, dtype, placement, np.asarray(tokens))
     return from_host(config, dtype, placement, tokens)
 
@@ -65,12 +67,31 @@ def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tok
         counts = HeldOut(tokens, config.model.vocab_size)
         table = in_thread(counts.table)  # is counted while the program is compiled
         soft = jax.ShapeDtypeStruct(counts.shape, np.float32, sharding=placement.replicated)
-        text = Text(text.tokens, put(counts.rows), soft)
-    state = abstract_state(config, dtype, placement)
+        text = text._replace(rows=put(counts.rows), soft=soft)
+
+    @lru_cache(maxsize=1)
+    def starts(block: int) -> Any:
+        if config.replacement:
+            return None  # they are drawn on the device
+        T = config.model.block_size
+        found = batches.shuffled_starts(config.seed, block, len(tokens) - T, config.batch_size, T)
+        return put(found.astype(np.int32))
+
+    state, text = abstract_state(config, dtype, placement), text._replace(starts=starts(0))
     program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
     if table is not None:
         text = text._replace(soft=put(table.result()))
-    return TrainSteps(lambda state, step, n: program(state, text, np.int32(n)), memory.of_program(program, placement))
+
+    def train_steps(state: TrainState, step: int, n: int) -> tuple[TrainState, Metrics]:
+        metrics: Any = None
+        while n > 0:  # a block at a time
+            block, past = divmod(step, batches.STEPS_AT_ONCE)
+            some = n if config.replacement else min(n, batches.STEPS_AT_ONCE - past)
+            state, metrics = program(state, text._replace(starts=starts(block)), np.int32(some))
+            step, n = step + some, n - some
+        return state, metrics
+
+    return TrainSteps(train_steps, memory.of_program(program, placement))
 
 
 def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
@@ -81,10 +102,14 @@ def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> 
     @jax.jit  # traced once for both its uses
     def train_step(state: TrainState, text: Text) -> tuple[TrainState, Metrics]:
         batch_key, dropout_key = batches.step_keys(config.seed, state.step)
-        inputs, targets = batches.inputs_and_targets(batches.random_windows(batch_key, text.tokens, B, T))
+        if text.starts is None:
+            starts = batches.random_starts(batch_key, text.tokens.shape[0] - T, B)
+        else:
+            starts = text.starts[state.step % batches.STEPS_AT_ONCE]
+        inputs, targets = batches.inputs_and_targets(batches.windows(text.tokens, starts, T))
         soft = None
         if text.rows is not None:
-            _, rows = batches.inputs_and_targets(batches.random_windows(batch_key, text.rows, B, T))
+            _, rows = batches.inputs_and_targets(batches.windows(text.rows, starts, T))
             soft = text.soft[rows]  # (B, T, V)
         return update(state, inputs, targets, dropout_key, soft)
 

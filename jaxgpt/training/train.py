@@ -164,7 +164,6 @@ def _no_soft_targets(config: TrainConfig, data: Dataset) -> str:
     size = len(data.train) * data.tokenizer.vocab_size
     reasons = {
         "they are for characters and bytes": data.tokenizer.kind not in ("char", "bytes"),
-        "they are for windows that are drawn with `replacement`": not config.replacement,
         "they do not go with `remat`": config.remat,
         f"they might take {4 * size / 1e9:.1f} GB for this text": size > SOFT_TARGETS,
     }
