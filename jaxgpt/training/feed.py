@@ -60,7 +60,7 @@ def compile_train_steps(config: TrainConfig, dtype: jnp.dtype, placement: Placem
 
 
 def from_device(config: TrainConfig, dtype: jnp.dtype, placement: Placement, tokens: np.ndarray) -> TrainSteps:
-    """Every device holds the text, and draws the batch from it; `n` may change without compiling anew."""
+    """Every device holds the text, and takes the batch from it; `n` may change without compiling anew."""
     put = partial(sharding.put, sharding=placement.replicated)
     text, table = Text(put(tokens)), None
     if config.soft_targets:
