@@ -21,7 +21,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "without value_shift": {"value_shift": False},
     "without embd_norm": {"embd_norm": False},
     "with a tied head": {"tie_head": True},
-    "GELU for ReLU": {"activation": "gelu"},
+    "ReLU for GELU": {"activation": "relu"},
     "without the moving average": {"ema_decay": 0.0},
     "without soft targets": {"soft_targets": 0.0},
     "windows with replacement": {"replacement": True},

@@ -28,15 +28,7 @@ def _rung(architecture: str, max_steps: int) -> TrainConfig:
 
 def _speedrun(preset: str, **changes: Any) -> TrainConfig:
     """What the speedruns of 2024 to 2026 found and what paid here: see docs/speedrun.md."""
-    model = ModelConfig(
-        activation="relu",
-        bias=False,
-        tie_head=False,
-        embd_norm=True,
-        positions="rotary",
-        qk_norm=True,
-        value_shift=True,
-    )
+    model = ModelConfig(bias=False, tie_head=False, embd_norm=True, positions="rotary", qk_norm=True, value_shift=True)
     recipe = TrainConfig(
         preset=preset,
         model=model,
@@ -61,6 +53,7 @@ def _speedrun_t4(preset: str, max_steps: int) -> TrainConfig:
         n_layer=6,
         n_head=6,
         n_embd=384,
+        activation="relu",  # as measured: GELU pays at the smaller size, and was not tried at this one
         dropout=0.2,
         max_steps=max_steps,
         learning_rate=4e-3,

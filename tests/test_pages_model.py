@@ -27,7 +27,7 @@ CONFIGS = {
     "t4": changed(activation="relu", qkv_bias=False, tie_head=False),
     "norms": changed(embd_norm=True, qk_norm=True),
     "rotary": changed(positions="rotary", value_shift=True),
-    "speedrun": changed(activation="relu", bias=False, **MODERN),
+    "speedrun": changed(bias=False, **MODERN),
     **{rung: changed(architecture=rung) for rung in RUNGS},
 }
 # What writers of all the world, and of none, put into a text.
