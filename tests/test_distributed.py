@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,8 @@ RECIPE = {
     "sample_tokens": 20,
 }
 LONGEST = 240  # seconds for a command
+# What Gloo writes to stdout on its own, from several threads: the pieces of two lines may come mixed.
+GLOO = re.compile(r"\[Gloo\] Rank|is connected to|peer ranks\. Expected number of connected peer ranks is :|\b\d\b")
 
 
 class Folder:
@@ -110,7 +113,7 @@ def test_two_processes_train_the_run_of_one_and_the_first_alone_tells_of_it(fold
     (told, errors), (silence, _) = (process.communicate(timeout=LONGEST) for process in (first, second))
     assert (first.returncode, second.returncode) == (0, 0), errors
     assert "mesh  data 2 x fsdp 2 x tensor 1, 2 processes" in told
-    assert [line for line in silence.splitlines() if "[Gloo]" not in line] == []
+    assert GLOO.sub("", silence).split() == []
     pair = jaxgpt.load(folder.path / "pair")
     assert_same_losses(pair, alone)
     assert [row["step"] for row in pair.metrics] == list(range(1, 21))
