@@ -33,8 +33,8 @@ RECIPE = {
     "sample_tokens": 20,
 }
 LONGEST = 240  # seconds for a command
-# What Gloo writes to stdout on its own, from several threads: the pieces of two lines may come mixed.
-GLOO = re.compile(r"\[Gloo\] Rank|is connected to|peer ranks\. Expected number of connected peer ranks is :|\b\d\b")
+# What Gloo writes to stdout by itself, a line a thread, "#" for each digit.
+GLOO = "[Gloo] Rank # is connected to # peer ranks. Expected number of connected peer ranks is : #\n"
 
 
 class Folder:
@@ -113,7 +113,8 @@ def test_two_processes_train_the_run_of_one_and_the_first_alone_tells_of_it(fold
     (told, errors), (silence, _) = (process.communicate(timeout=LONGEST) for process in (first, second))
     assert (first.returncode, second.returncode) == (0, 0), errors
     assert "mesh  data 2 x fsdp 2 x tensor 1, 2 processes" in told
-    assert GLOO.sub("", silence).split() == []
+    # Two threads may write at once, so that their lines are mixed: the characters are the same.
+    assert sorted(re.sub(r"\d", "#", silence)) == sorted(GLOO * silence.count("[Gloo]"))
     pair = jaxgpt.load(folder.path / "pair")
     assert_same_losses(pair, alone)
     assert [row["step"] for row in pair.metrics] == list(range(1, 21))
