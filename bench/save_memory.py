@@ -1,4 +1,5 @@
-"""Does a process grow that saves again and again? By our checkpoints, and by Orbax alone, which writes the arrays.
+"""Does a process grow that saves again and again? By our checkpoints, by Orbax alone, which writes the arrays, and by
+the one call of Orbax to TensorStore that keeps its strings.
 
     python bench/save_memory.py
 
@@ -18,6 +19,7 @@ import tyro
 
 HERE = Path(__file__)
 WARM_UP = 100  # saves
+CALLS = 63  # of to_json, when Orbax writes those arrays
 SMALL = ("n_layer=2", "n_head=2", "n_embd=32", "block_size=32")
 
 
@@ -61,7 +63,19 @@ def orbax_alone(folder: Path):
     return save
 
 
-WAYS = {"our checkpoints": ours, "Orbax alone": orbax_alone}
+def to_json_alone(folder: Path):
+    import tensorstore
+
+    spec = tensorstore.KvStore.Spec({"driver": "file", "path": f"{folder}/0.orbax-checkpoint-tmp/ocdbt.process_0/"})
+
+    def save(i: int):
+        for _ in range(CALLS):
+            spec.to_json()
+
+    return save
+
+
+WAYS = {"our checkpoints": ours, "Orbax alone": orbax_alone, "TensorStore's to_json, as often": to_json_alone}
 
 
 def growth(way: str, saves: int) -> None:

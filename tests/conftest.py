@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,11 @@ import numpy as np
 import pytest
 
 import jaxgpt
+
+# As in a terminal, also where the tests were started to outlive it (`nohup pytest &`), which ignores these signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_num_cpu_devices", 4)  # so that what is shared among devices can be tested
 # Many tests train the same small models: what one has compiled, the others need not.

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,10 +126,28 @@ def test_a_cache_that_cannot_be_is_done_without(here, text_of):
     assert sampled(here, JAXGPT_HOME="/dev/null/x") == text_of
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_may_not_be_written_is_read(here, text_of):
-    for path in (here / "home").rglob("*"):
-        path.chmod(0o555 if path.is_dir() else 0o444)
+@pytest.fixture
+def read_only(here) -> Iterator[None]:
+    """The cache is filled, and may not be written to. Root may write to whatever is not mounted read-only."""
+    sampled(here)
+    home = here / "home"
+    if getattr(os, "geteuid", lambda: 1)():
+        for path in home.rglob("*"):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        yield
+        return
+    if shutil.which("mount") is None or subprocess.run(["mount", "--bind", home, home], capture_output=True).returncode:
+        pytest.skip("root may write everywhere, and may not mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)
+
+
+def test_a_cache_that_may_not_be_written_is_read(here, text_of, read_only):
+    with pytest.raises(OSError):
+        (here / "home" / "xla" / "new-cache").touch()
     assert sampled(here) == text_of
 
 
