@@ -115,7 +115,9 @@ def test_what_is_typed_is_read_and_continued(page, run):
 def test_writing_stops_when_the_reader_types(page):
     page.evaluate("() => { globalThis.requestAnimationFrame = (run) => setTimeout(run, 50); }")  # so that there is time
     page.get_by_role("button", name="Write 200 characters").click()
-    page.locator("#next textarea").fill("NURSE:")
+    # At once: `fill` selects, then types, and what is written in between undoes the selection.
+    typed = "(box) => { box.value = 'NURSE:'; box.dispatchEvent(new InputEvent('input', { bubbles: true })); }"
+    page.locator("#next textarea").evaluate(typed)
     until(page, "jaxgpt.store.state.tokens.length === 6")
     page.wait_for_timeout(200)
     assert page.locator("#next textarea").input_value() == "NURSE:"
