@@ -71,14 +71,6 @@ class Machine:
         return process.returncode, out, err
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    """By processes of a test that runs in a script's background, too, where it is ignored from the start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def machine(text, tmp_path_factory) -> Machine:
     return Machine(tmp_path_factory.mktemp("machine"), text)

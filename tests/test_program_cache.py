@@ -131,7 +131,7 @@ def read_only(here) -> Iterator[None]:
     """The cache is filled, and may not be written to. Root may write to whatever is not mounted read-only."""
     sampled(here)
     home = here / "home"
-    if getattr(os, "geteuid", lambda: 1)():
+    if os.geteuid():
         for path in home.rglob("*"):
             path.chmod(0o555 if path.is_dir() else 0o444)
         yield
@@ -145,6 +145,7 @@ def read_only(here) -> Iterator[None]:
         subprocess.run(["umount", "-l", home], check=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder can always be written to")
 def test_a_cache_that_may_not_be_written_is_read(here, text_of, read_only):
     with pytest.raises(OSError):
         (here / "home" / "xla" / "new-cache").touch()
